@@ -1,0 +1,21 @@
+"""The errors a user can cause. Their text says what is wrong, where, and what to do."""
+
+
+class MasaError(Exception):
+    """Base class: commands print its text and exit with 2, the node logs it and goes on."""
+
+
+class ImageError(MasaError):
+    """An image cannot be used: unknown encoding, wrong step, no pixels, corrupt data."""
+
+
+class ConfigError(MasaError):
+    """A parameter or option has a value that cannot be used."""
+
+
+class WeightsError(MasaError):
+    """A weights file is missing, corrupt, or belongs to another model."""
+
+
+class SourceError(MasaError):
+    """A recording (bag, video, folder, tracks file) cannot be read."""

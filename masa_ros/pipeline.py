@@ -1,0 +1,58 @@
+"""Frame in, tracked instances out: the only place where models, engines and tracking meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from masa_ros.models.detector import Detector, DetectorConfig
+from masa_ros.tracking import Tracker, TrackerConfig
+from masa_ros.types import Frame, Instances
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """Everything that decides what a pipeline does."""
+
+    detector: DetectorConfig = DetectorConfig()
+    tracker: TrackerConfig = TrackerConfig()
+
+
+class Pipeline:
+    """Segment and track everything in a stream of frames of one camera.
+
+    ``detector`` and ``tracker`` can be used and replaced on their own; a detector holds no
+    state between frames, so that several pipelines may share one.
+    """
+
+    def __init__(self, detector: Detector, tracker: Tracker) -> None:
+        self.detector = detector
+        self.tracker = tracker
+        self.timings_ms: dict[str, float] = {}
+        """Milliseconds of the last frame's stages: ``detect`` and ``associate``."""
+
+    @classmethod
+    def build(cls, config: PipelineConfig) -> Pipeline:
+        """Load the model and make an empty track memory.
+
+        Raises
+        ------
+        ConfigError, WeightsError
+            With a text that names the option or file.
+
+        """
+        return cls(Detector.load(config.detector), Tracker(config.tracker))
+
+    def __call__(self, frame: Frame) -> Instances:
+        """Return the tracks of this frame; frames must come in the order of their stamps."""
+        start = time.perf_counter()
+        found = self.detector(frame.image)
+        middle = time.perf_counter()
+        tracks = self.tracker.update(found, frame.stamp_ns)
+        end = time.perf_counter()
+        self.timings_ms = {'detect': (middle - start) * 1e3, 'associate': (end - middle) * 1e3}
+        return tracks
+
+    def reset(self) -> None:
+        """Forget all tracks; ids already given are not given again."""
+        self.tracker.reset()

@@ -1,0 +1,150 @@
+"""The values that travel through the package: ``Frame``, ``Mask``, ``Instances``."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Frame(NamedTuple):
+    """One camera image.
+
+    Attributes
+    ----------
+    image:
+        (H, W, 3) uint8, RGB. May be a read-only or strided view of foreign memory.
+    stamp_ns:
+        Time of acquisition, nanoseconds.
+    frame_id:
+        Name of the camera's optical frame (REP 105), passed through untouched.
+
+    """
+
+    image: NDArray[np.uint8]
+    stamp_ns: int
+    frame_id: str = ''
+
+
+class TrackState(enum.IntEnum):
+    """Where a track stands; the values are those of ``masa_ros/msg/TrackedInstance``."""
+
+    TENTATIVE = 0
+    TRACKED = 1
+    LOST = 2
+
+
+class Mask(NamedTuple):
+    """A binary mask as the smallest useful window: a full-size mask is never stored.
+
+    Attributes
+    ----------
+    x, y:
+        Column and row of the window's top-left pixel in the image.
+    pixels:
+        (h, w) bool, True on the object.
+
+    """
+
+    x: int
+    y: int
+    pixels: NDArray[np.bool_]
+
+    def full(self, height: int, width: int) -> NDArray[np.bool_]:
+        """Return the mask as (height, width) bool."""
+        canvas = np.zeros((height, width), dtype=np.bool_)
+        rows, columns = self.pixels.shape
+        canvas[self.y : self.y + rows, self.x : self.x + columns] = self.pixels
+        return canvas
+
+
+@dataclasses.dataclass(frozen=True)
+class Instances:
+    """The objects of one image as parallel arrays of length N, best score first.
+
+    A model fills the first five; association adds identity and history. Fields that a stage
+    does not know yet have their defaults.
+
+    Attributes
+    ----------
+    boxes:
+        (N, 4) float32, x_min y_min x_max y_max in pixels of the original image.
+    scores:
+        (N,) float32 in 0..1.
+    labels:
+        (N,) int32 class ids, -1 when class-agnostic.
+    embeddings:
+        (N, C) float32 appearance, not normalised.
+    masks:
+        N masks (None: this one has no mask), or None where the model gives no masks.
+    track_ids:
+        (N,) int64, at least 1; 0 where association has not run.
+    states:
+        (N,) uint8 of ``TrackState``.
+    first_seen_ns:
+        (N,) int64, stamp of the frame in which the track began.
+    frames_since_seen:
+        (N,) int32, 0 when seen in this frame.
+
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    embeddings: NDArray[np.float32]
+    masks: tuple[Mask | None, ...] | None = None
+    track_ids: NDArray[np.int64] = None  # type: ignore[assignment]  # filled below
+    states: NDArray[np.uint8] = None  # type: ignore[assignment]
+    first_seen_ns: NDArray[np.int64] = None  # type: ignore[assignment]
+    frames_since_seen: NDArray[np.int32] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Fill the defaults and check that all arrays have one length."""
+        count = len(self.boxes)
+        for name, dtype in (
+            ('track_ids', np.int64),
+            ('states', np.uint8),
+            ('first_seen_ns', np.int64),
+            ('frames_since_seen', np.int32),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.zeros(count, dtype=dtype))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None and len(value) != count:
+                raise ValueError(f'{field.name} has length {len(value)}, boxes has {count}')
+
+    def __len__(self) -> int:
+        """Return the number of instances."""
+        return len(self.boxes)
+
+    def __getitem__(self, index: NDArray[np.generic] | Sequence[int] | slice) -> Instances:
+        """Select by a boolean mask, an index array or a slice; order is that of the index."""
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            if index.size == 0:
+                index = index.astype(np.intp)
+        chosen = np.arange(len(self))[index]
+        values = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                values[field.name] = tuple(value[i] for i in chosen)
+            else:
+                values[field.name] = None if value is None else value[chosen]
+        return Instances(**values)
+
+    @classmethod
+    def empty(cls, embedding_size: int = 0) -> Instances:
+        """Return no instances."""
+        return cls(
+            boxes=np.zeros((0, 4), np.float32),
+            scores=np.zeros(0, np.float32),
+            labels=np.zeros(0, np.int32),
+            embeddings=np.zeros((0, embedding_size), np.float32),
+            masks=(),
+        )
