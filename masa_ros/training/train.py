@@ -180,7 +180,7 @@ def train(config: TrainConfig, composites: Composites) -> Path:
             images, targets = to_batch(samples)
             with torch.autocast('cpu', dtype=torch.bfloat16):
                 losses = objective(network, normalise(images), targets, config.losses)
-            total = torch.stack(list(losses.values())).sum()
+            total = sum(losses.values(), start=torch.zeros(()))
             optimiser.zero_grad(set_to_none=True)
             total.backward()
             norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)

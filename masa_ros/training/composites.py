@@ -1,0 +1,399 @@
+"""Generated scenes with exact masks: cut-outs over real backgrounds, each scene seen twice.
+
+The self-supervision of MASA (paper section 3.2.1): two strongly different views of one scene with
+known correspondence. Here the objects also move on their own between the views.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masa_ros.training.cutouts import Scene, cut, read_library, read_rgb
+
+Array = NDArray[np.generic]
+
+_SMALLEST_SIDE = 10.0  # pixels; smaller objects are not drawn
+_VISIBLE_PIXELS = 40
+_VISIBLE_SHARE = 0.3
+
+
+class Sample(NamedTuple):
+    """Two views of one scene.
+
+    Attributes
+    ----------
+    images: (2, 3, H, W) uint8 RGB.
+    boxes: per view (N, 4) float32 xyxy, tight around the visible pixels.
+    masks: per view (N, H, W) bool, visible pixels.
+    ids: per view (N,) int64, the same number is the same object.
+    ignore: per view (H, W) bool, nothing is known about these pixels.
+
+    """
+
+    images: Tensor
+    boxes: tuple[Tensor, Tensor]
+    masks: tuple[Tensor, Tensor]
+    ids: tuple[Tensor, Tensor]
+    ignore: tuple[Tensor, Tensor]
+
+
+class _Object(NamedTuple):
+    """A picture to draw: RGBA at a few sizes, and where: centre (x, y) in 0..1, side in pixels."""
+
+    levels: list[Array]
+    centre: tuple[float, float]
+    side: float
+    angle: float
+    flip: bool
+
+
+def _affine(scale: float, angle: float, shear: float = 0.0) -> NDArray[np.float64]:
+    """Linear part (2, 2) of a similarity with some shear; angle in radians."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s], [s, c]]) @ np.array([[1, shear], [0, 1]]) * scale
+
+
+def _levels(rgba: Array) -> list[Array]:
+    """Halve until small: shrinking by warping alone would alias."""
+    levels = [rgba]
+    while min(levels[-1].shape[:2]) >= 24:
+        levels.append(cv2.pyrDown(levels[-1]))
+    return levels
+
+
+def _photometric(image: Array, rng: np.random.Generator) -> Array:
+    """Change exposure, contrast, colour, focus, noise and compression as cameras do."""
+    gain = rng.uniform(0.75, 1.3) * rng.uniform(0.9, 1.1, 3)
+    bias = rng.uniform(-25, 25) + rng.uniform(-6, 6, 3)
+    gamma = np.exp(rng.uniform(-0.35, 0.35))
+    ramp = 255 * (np.arange(256) / 255) ** gamma
+    table = np.clip(ramp[:, None] * gain + bias, 0, 255).astype(np.uint8)
+    image = cv2.LUT(image, table[None])
+    if rng.random() < 0.5:
+        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        amount = rng.uniform(0.3, 1.3)
+        image = cv2.addWeighted(image, amount, grey, 1 - amount, 0)
+    if rng.random() < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.5))
+    if rng.random() < 0.5:
+        noise = np.zeros(image.shape, np.int8)
+        cv2.setRNGSeed(int(rng.integers(1 << 31)))
+        cv2.randn(noise, 0, rng.uniform(1, 8))
+        image = cv2.add(image, noise, dtype=cv2.CV_8U)
+    if rng.random() < 0.5:
+        quality = int(rng.integers(35, 95))
+        _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return image
+
+
+class Composites:
+    """Scenes by number: ``sample(i)`` is the same for the same seed, files and i.
+
+    Parameters
+    ----------
+    library: folder made by ``cutouts.mine``.
+    backgrounds: photographs; only strongly magnified pieces of them are used, so that no whole
+        foreign object is left in the background without a label.
+    size: (height, width) of the views.
+    seed: of the generator.
+    held_out: True takes the tenth of the photographs that training never sees.
+
+    """
+
+    def __init__(
+        self,
+        library: Path,
+        backgrounds: list[Path],
+        size: tuple[int, int] = (320, 320),
+        seed: int = 0,
+        held_out: bool = False,
+    ) -> None:
+        cv2.setNumThreads(0)  # the workers share few cores with the training itself
+        self.size, self.seed = size, seed
+
+        def chosen(name: str) -> bool:
+            return (zlib.crc32(name.encode()) % 10 == 0) == held_out
+
+        self.scenes = [s for s in read_library(library) if chosen(s.source)]
+        self.cutouts = [_levels(cut(s)) for s in self.scenes]
+        images = (read_rgb(p) for p in backgrounds if chosen(p.stem))
+        self.photos = [image for image in images if image is not None]
+
+    def sample(self, index: int) -> Sample:
+        """Make scene number ``index``."""
+        rng = np.random.default_rng((self.seed, index))
+        real = rng.random() < 0.12
+        views = self._real(rng) if real else self._composite(rng)
+        return _pack(views)
+
+    def _piece(self, rng: np.random.Generator, low: float, high: float) -> Array:
+        """A magnified piece of a random photograph, any size."""
+        photo = self.photos[rng.integers(len(self.photos))]
+        height, width = photo.shape[:2]
+        rows, columns = (max(8, int(n * rng.uniform(low, high))) for n in (height, width))
+        y, x = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
+        return photo[y : y + rows, x : x + columns]
+
+    def _background(self, rng: np.random.Generator) -> Array:
+        """Return a (2H, 2W, 3) image that the views look at the middle of."""
+        height, width = 2 * self.size[0], 2 * self.size[1]
+        kind = rng.random()
+        if kind < 0.12:  # nearly nothing: a colour gradient
+            corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
+            return cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+        piece = cv2.resize(
+            self._piece(rng, 0.2, 0.5), (width, height), interpolation=cv2.INTER_LINEAR
+        )
+        if kind < 0.4:
+            small = cv2.resize(piece, (width // 8, height // 8), interpolation=cv2.INTER_AREA)
+            piece = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+        return piece
+
+    def _shape(self, rng: np.random.Generator) -> Array:
+        """RGBA of one rounded shape filled with a texture or a colour."""
+        side = 96
+        alpha = np.zeros((side, side), np.uint8)
+        kind = rng.integers(3)
+        if kind == 0:
+            axes = (int(rng.integers(14, 46)), int(rng.integers(14, 46)))
+            cv2.ellipse(alpha, (48, 48), axes, 0, 0, 360, 255, -1)
+        else:
+            count = 4 if kind == 1 else int(rng.integers(5, 10))
+            turn = np.sort(rng.uniform(0, 2 * np.pi, count)) if kind == 2 else (
+                np.arange(4) * np.pi / 2 + np.pi / 4
+            )
+            stretch = rng.uniform(0.5, 1.0, 2)
+            radius = rng.uniform(0.6, 1.0, count) if kind == 2 else np.ones(count)
+            points = np.stack((np.cos(turn), np.sin(turn)), 1) * radius[:, None] * stretch * 45
+            cv2.fillPoly(alpha, [np.round(points + 48).astype(np.int32)], 255)
+        colour = rng.integers(0, 256, 3).astype(np.uint8)
+        fill = np.broadcast_to(colour, (side, side, 3))
+        if rng.random() < 0.6:
+            texture = cv2.resize(self._piece(rng, 0.1, 0.5), (side, side))
+            fill = cv2.addWeighted(texture, 0.7, np.ascontiguousarray(fill), 0.3, 0)
+        if rng.random() < 0.5:  # light from one side makes it a body
+            light = np.linspace(rng.uniform(0.5, 0.9), 1.2, side)[None, :, None]
+            fill = np.clip(fill * light, 0, 255).astype(np.uint8)
+        return np.dstack((fill, cv2.GaussianBlur(alpha, (3, 3), 0)))
+
+    def _compound(self, rng: np.random.Generator) -> Array:
+        """RGBA of unlike parts that belong together, as head, shirt and trousers do."""
+        canvas = np.zeros((192, 192, 4), np.uint8)
+        count = int(rng.integers(2, 5))
+        upright = rng.random() < 0.7
+        along = np.linspace(50, 142, count)
+        for i in rng.permutation(count):
+            part = self._cutout(rng)[0] if rng.random() < 0.3 else self._shape(rng)
+            side = rng.uniform(45, 90)
+            across = 96 + rng.uniform(-14, 14)
+            centre = (across, along[i]) if upright else (along[i], across)
+            scale = side / max(part.shape[:2])
+            matrix = np.array(
+                [
+                    [scale, 0, centre[0] - part.shape[1] * scale / 2],
+                    [0, scale, centre[1] - part.shape[0] * scale / 2],
+                ]
+            )
+            layer = cv2.warpAffine(part, matrix, (192, 192), flags=cv2.INTER_AREA)
+            cover = layer[:, :, 3:].astype(np.uint16)
+            canvas[:, :, :3] = (
+                layer[:, :, :3] * cover + canvas[:, :, :3] * (255 - cover) + 127
+            ) // 255
+            canvas[:, :, 3] = np.maximum(canvas[:, :, 3], layer[:, :, 3])
+        ys, xs = np.nonzero(canvas[:, :, 3] > 127)
+        return canvas[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+
+    def _cutout(self, rng: np.random.Generator) -> list[Array]:
+        return self.cutouts[rng.integers(len(self.cutouts))]
+
+    def _picture(self, rng: np.random.Generator) -> list[Array]:
+        """RGBA levels of one object in a colour of its own."""
+        kind = rng.random()
+        if kind < 0.62:
+            levels = self._cutout(rng)
+        elif kind < 0.82:
+            levels = _levels(self._compound(rng))
+        else:
+            levels = _levels(self._shape(rng))
+        if rng.random() < 0.5:  # the same thing in another colour is another object
+            order = rng.permutation(3)
+            gain = rng.uniform(0.5, 1.3, 3)
+            shift = rng.uniform(-30, 60)
+            table = np.clip(np.arange(256)[:, None] * gain + shift, 0, 255).astype(np.uint8)
+            levels = [
+                np.dstack((cv2.LUT(level[:, :, order], table[None]), level[:, :, 3]))
+                for level in levels
+            ]
+        return levels
+
+    def _composite(self, rng: np.random.Generator) -> list[tuple[Array, Array, list[int], Array]]:
+        height, width = self.size
+        background = self._background(rng)
+        count = int(rng.integers(1, 10))
+        largest = min(height, width) * (0.95 if count < 4 else 0.7)
+        objects: list[_Object] = []
+        for _ in range(count):
+            levels = self._picture(rng)
+            if objects and rng.random() < 0.12:
+                levels = objects[-1].levels  # twins: only their place tells them apart
+            side = float(np.exp(rng.uniform(np.log(18), np.log(largest))))
+            centre = (float(rng.uniform(0.02, 0.98)), float(rng.uniform(0.02, 0.98)))
+            angle = float(rng.normal(0, 0.2))
+            objects.append(_Object(levels, centre, side, angle, bool(rng.random() < 0.5)))
+        objects.sort(key=lambda o: -o.side * rng.uniform(0.3, 1.0))  # small ones mostly in front
+
+        views = []
+        for view in (0, 1):
+            camera = _affine(1.0, 0.0) if view == 0 else _affine(
+                float(np.exp(rng.uniform(-0.4, 0.4))), float(rng.normal(0, 0.1))
+            )
+            pan = np.zeros(2) if view == 0 else rng.normal(0, 0.1, 2) * (width, height)
+            middle = np.array([width / 2, height / 2])
+            matrix = np.zeros((2, 3))
+            matrix[:, :2] = camera
+            matrix[:, 2] = middle + pan - camera @ (2 * middle)
+            image = cv2.warpAffine(
+                background, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101
+            )
+            ids = np.zeros((height, width), np.uint8)
+            whole: dict[int, int] = {}
+            for number, item in enumerate(objects, start=1):
+                if rng.random() < 0.08:
+                    continue
+                place = np.array(item.centre) * (width, height)
+                place = camera @ (place - middle) + middle + pan
+                own = _affine(item.side / max(item.levels[0].shape[:2]), item.angle)
+                if view == 1:
+                    place = place + rng.normal(0, 0.25, 2) * min(item.side, 60)
+                    own = _affine(
+                        float(np.exp(rng.normal(0, 0.12))),
+                        float(rng.normal(0, 0.12)),
+                        float(rng.normal(0, 0.08)),
+                    ) @ own
+                if item.flip:
+                    own = own @ np.diag([-1.0, 1.0])
+                whole[number] = _draw(image, ids, item.levels, camera @ own, place, number, rng)
+            image = _photometric(image, rng)
+            visible = np.bincount(ids.ravel(), minlength=256)
+            shown = [
+                i
+                for i, area in whole.items()
+                if visible[i] >= max(_VISIBLE_PIXELS, _VISIBLE_SHARE * area)
+            ]
+            hidden = [i for i in whole if visible[i] and i not in shown]
+            views.append((image, ids, shown, np.isin(ids, hidden)))
+        return views
+
+    def _real(self, rng: np.random.Generator) -> list[tuple[Array, Array, list[int], Array]]:
+        """Two views of a photograph itself: one object in its true surroundings."""
+        scene: Scene = self.scenes[rng.integers(len(self.scenes))]
+        height, width = self.size
+        rows, columns = scene.mask.shape
+        fit = min(height / rows, width / columns)
+        flip = np.diag([-1.0, 1.0]) if rng.random() < 0.5 else np.eye(2)
+        views = []
+        for _ in range(2):
+            linear = _affine(
+                fit * float(np.exp(rng.uniform(-0.7, 0.25))), float(rng.normal(0, 0.12))
+            ) @ flip
+            target = np.array([width, height]) * (0.5 + rng.normal(0, 0.06, 2))
+            matrix = np.column_stack((linear, target - linear @ (columns / 2, rows / 2)))
+            image = cv2.warpAffine(
+                scene.image,
+                matrix,
+                (width, height),
+                flags=cv2.INTER_AREA,
+                borderMode=cv2.BORDER_REFLECT_101,
+            )
+            ids = cv2.warpAffine(
+                scene.mask.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST
+            )
+            views.append((_photometric(image, rng), ids, [1] if ids.sum() > 200 else [], ids == 0))
+        return views
+
+
+def _draw(
+    image: Array,
+    ids: Array,
+    levels: list[Array],
+    linear: NDArray[np.float64],
+    place: NDArray[np.float64],
+    number: int,
+    rng: np.random.Generator,
+) -> int:
+    """Blend one object into image and id map; return the number of pixels it has in full.
+
+    ``linear`` (2, 2) maps pixels of the first level to pixels of the image, ``place`` is where
+    the middle of the object goes.
+    """
+    height, width = ids.shape
+    shrink = float(np.sqrt(abs(np.linalg.det(linear))))
+    level = int(np.clip(np.floor(np.log2(1 / max(shrink, 1e-3))), 0, len(levels) - 1))
+    rgba = levels[level]
+    rows, columns = rgba.shape[:2]
+    linear = linear * (levels[0].shape[1] / columns)
+    corners = (np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) - 0.5) * (columns, rows)
+    spread = np.abs(corners @ linear.T).max(axis=0)
+    if spread.max() * 2 < _SMALLEST_SIDE:
+        return 0
+    low = np.floor(place - spread).astype(int) - 1
+    high = np.ceil(place + spread).astype(int) + 1
+    x0, y0 = np.maximum(low, 0)
+    x1, y1 = np.minimum(high, (width, height))
+    full = int(abs(np.linalg.det(linear)) * (rgba[:, :, 3] > 127).sum())
+    if x1 <= x0 or y1 <= y0:
+        return full
+    offset = place - (x0, y0) - linear @ (columns / 2, rows / 2)
+    layer = cv2.warpAffine(
+        rgba, np.column_stack((linear, offset)), (int(x1 - x0), int(y1 - y0))
+    )
+    window = image[y0:y1, x0:x1]
+    cover = layer[:, :, 3]
+    if rng.random() < 0.3:  # a shadow: an object is not only an edge
+        shift = np.float32([[1, 0, rng.uniform(-6, 6)], [0, 1, rng.uniform(0, 8)]])
+        shadow = cv2.warpAffine(cover, shift, cover.shape[::-1])
+        shadow = cv2.GaussianBlur(shadow, (0, 0), 3).astype(np.uint16) * int(rng.integers(20, 110))
+        window[:] = (window * (65025 - shadow[:, :, None].astype(np.uint32)) // 65025).astype(
+            np.uint8
+        )
+    weight = cover[:, :, None].astype(np.uint16)
+    if rng.random() < 0.3:
+        weight = cv2.GaussianBlur(cover, (0, 0), rng.uniform(0.5, 1.2))[:, :, None].astype(
+            np.uint16
+        )
+    window[:] = ((layer[:, :, :3] * weight + window * (255 - weight) + 127) // 255).astype(
+        np.uint8
+    )
+    ids[y0:y1, x0:x1][cover > 127] = number
+    return full
+
+
+def _pack(views: list[tuple[Array, Array, list[int], Array]]) -> Sample:
+    images, boxes, masks, ids, ignore = [], [], [], [], []
+    for image, id_map, shown, unknown in views:
+        images.append(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+        mask = id_map[None] == np.array(shown, np.uint8).reshape(-1, 1, 1)
+        tight = np.zeros((len(shown), 4), np.float32)
+        for i, one in enumerate(mask):
+            xs, ys = np.flatnonzero(one.any(0)), np.flatnonzero(one.any(1))
+            tight[i] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+        boxes.append(torch.from_numpy(tight))
+        masks.append(torch.from_numpy(mask))
+        ids.append(torch.tensor(shown, dtype=torch.long))
+        ignore.append(torch.from_numpy(np.ascontiguousarray(unknown)))
+    return Sample(
+        torch.stack(images),
+        (boxes[0], boxes[1]),
+        (masks[0], masks[1]),
+        (ids[0], ids[1]),
+        (ignore[0], ignore[1]),
+    )

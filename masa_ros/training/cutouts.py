@@ -1,0 +1,191 @@
+"""Whole objects with clean masks, found in unlabelled photographs.
+
+Precision counts, not recall: half an object in the library teaches the network to report halves.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from masa_ros.errors import SourceError
+
+IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp'}
+_LONG_SIDE = 384  # photographs are searched, and objects stored, at most this large
+
+ImageArray = NDArray[np.uint8]
+MaskArray = NDArray[np.bool_]
+
+
+class Scene(NamedTuple):
+    """A photograph (H, W, 3) RGB with the mask (H, W) bool of the one object known in it."""
+
+    image: ImageArray
+    mask: MaskArray
+    source: str
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images in a folder and below, sorted; raises SourceError when there are none."""
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise SourceError(f'{folder} holds no images ({", ".join(sorted(IMAGE_SUFFIXES))})')
+    return files
+
+
+def read_rgb(path: Path) -> ImageArray | None:
+    """Return an image shrunk to the working size, None when it cannot be read."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        return None
+    scale = _LONG_SIDE / max(image.shape[:2])
+    if scale < 1:
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _grabcut(image: ImageArray, seed: ImageArray, rounds: int = 4) -> MaskArray:
+    labels = seed.copy()
+    model = np.zeros((1, 65))
+    cv2.setRNGSeed(0)
+    cv2.grabCut(image, labels, None, model, model.copy(), rounds, cv2.GC_INIT_WITH_MASK)
+    return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+
+
+def _clean(mask: MaskArray) -> MaskArray:
+    """Largest component without thin hairs and holes."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel)
+    contours, _ = cv2.findContours(opened, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    out = np.zeros(mask.shape, np.uint8)
+    if contours:
+        largest = max(contours, key=cv2.contourArea)
+        cv2.drawContours(out, [largest], -1, 1, cv2.FILLED)
+    return out.astype(bool)
+
+
+def _iou(a: MaskArray, b: MaskArray) -> float:
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def salient_object(image: ImageArray) -> MaskArray | None:
+    """Return the one object a photograph shows whole, or None.
+
+    Two searches with unlike assumptions must agree: GrabCut (Rother et al. 2004) from the frame
+    "the object is not at the border", and from "the object is unlike the border in colour".
+    """
+    height, width = image.shape[:2]
+    margin_y, margin_x = max(4, height // 16), max(4, width // 16)
+    inner = (slice(margin_y, height - margin_y), slice(margin_x, width - margin_x))
+
+    by_frame = np.full((height, width), cv2.GC_BGD, np.uint8)
+    by_frame[inner] = cv2.GC_PR_FGD
+
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
+    border = np.ones((height, width), bool)
+    border[inner] = False
+    samples = lab[border][:: max(1, int(border.sum()) // 2000)]
+    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 10, 1.0)
+    cv2.setRNGSeed(0)
+    _, _, centres = cv2.kmeans(samples, 4, None, criteria, 1, cv2.KMEANS_PP_CENTERS)
+    distance = np.min([np.linalg.norm(lab - c, axis=2) for c in centres], axis=0)
+    distance = np.clip(cv2.GaussianBlur(distance, (0, 0), 3), 0, 255).astype(np.uint8)
+    threshold, _ = cv2.threshold(distance, 0, 255, cv2.THRESH_OTSU)
+    by_colour = np.where(distance > threshold, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    by_colour[border] = cv2.GC_BGD
+    if not ((by_colour == cv2.GC_PR_FGD).mean() > 0.02):
+        return None
+
+    first, second = _clean(_grabcut(image, by_frame)), _clean(_grabcut(image, by_colour))
+    if _iou(first, second) < 0.85:
+        return None
+    return second if is_whole(second) else None
+
+
+def is_whole(mask: MaskArray) -> bool:
+    """Tell whether a mask looks like one whole object: compact, off the border, not tiny."""
+    share = float(mask.mean())
+    if not 0.03 < share < 0.65:
+        return False
+    contours, _ = cv2.findContours(
+        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    outline = max(contours, key=cv2.contourArea)
+    hull = cv2.contourArea(cv2.convexHull(outline))
+    edge = np.concatenate((mask[0], mask[-1], mask[:, 0], mask[:, -1])).sum()
+    ragged = cv2.arcLength(outline, True) ** 2 / max(4 * np.pi * cv2.contourArea(outline), 1)
+    return bool(
+        cv2.contourArea(outline) > 0.7 * hull and edge < 0.05 * len(outline) and ragged < 7
+    )
+
+
+def cut(scene: Scene) -> ImageArray:
+    """Cut the object out: (h, w, 4) RGBA with a soft edge one pixel wide and a small margin."""
+    image, mask = scene.image, scene.mask
+    ys, xs = np.nonzero(mask)
+    y0, y1 = max(0, ys.min() - 2), ys.max() + 3
+    x0, x1 = max(0, xs.min() - 2), xs.max() + 3
+    inside = mask[y0:y1, x0:x1].astype(np.uint8)
+    # Half a pixel inwards: the outermost pixels are mixed with the old background.
+    eroded = cv2.erode(inside, np.ones((3, 3), np.uint8))
+    alpha = cv2.GaussianBlur((inside + eroded) * 127, (3, 3), 0)
+    return np.dstack((image[y0:y1, x0:x1], alpha))
+
+
+def from_photo(path: Path) -> Scene | None:
+    """Find the object of one photograph."""
+    image = read_rgb(path)
+    if image is None or min(image.shape[:2]) < 64:
+        return None
+    mask = salient_object(image)
+    return None if mask is None else Scene(image, mask, path.stem)
+
+
+def mine(photos: list[Path], library: Path) -> Path:
+    """Fill a library folder from photographs; a finished one is used as it is.
+
+    Returns
+    -------
+    ``library``, holding NAME.jpg with NAME.png (the mask) and index.json.
+
+    Raises
+    ------
+    SourceError
+        When no photograph shows a whole object.
+
+    """
+    index = library / 'index.json'
+    if index.is_file():
+        return library
+    library.mkdir(parents=True, exist_ok=True)
+    names = []
+    for path in tqdm(photos, desc='looking for whole objects', unit='image'):
+        scene = from_photo(path)
+        if scene is None:
+            continue
+        pixels = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(library / f'{scene.source}.jpg'), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        cv2.imwrite(str(library / f'{scene.source}.png'), scene.mask.astype(np.uint8) * 255)
+        names.append(scene.source)
+    if not names:
+        raise SourceError(f'none of {len(photos)} photographs shows one whole object')
+    index.write_text(json.dumps({'format': 'masa_ros.cutouts/1', 'scenes': names}, indent=1))
+    return library
+
+
+def read_library(library: Path) -> list[Scene]:
+    """Return the photographs of a library with their masks; raises SourceError."""
+    scenes = []
+    for name in json.loads((library / 'index.json').read_text())['scenes']:
+        image = cv2.imread(str(library / f'{name}.jpg'))
+        mask = cv2.imread(str(library / f'{name}.png'), cv2.IMREAD_GRAYSCALE)
+        if image is None or mask is None:
+            raise SourceError(f'{library / name} cannot be read; delete the folder to mine again')
+        scenes.append(Scene(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask > 0, name))
+    return scenes
