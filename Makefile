@@ -1,0 +1,28 @@
+# Everything for a machine without ROS. In a ROS 2 workspace use colcon instead: see README.md.
+PYTHON ?= python3
+VENV := .venv/bin
+
+.PHONY: demo test bench lint setup setup-dev clean
+
+demo: setup  ## Track objects through real ROS 2 and write out/demo
+	$(VENV)/masa_ros demo --output out/demo
+
+test: setup-dev  ## Run the whole test suite
+	$(VENV)/pytest
+
+bench: setup  ## Print side-by-side tables, write out/bench
+	$(VENV)/python bench/run.py
+
+lint: setup-dev
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+setup:
+	@$(PYTHON) tools/setup_wheels.py
+
+setup-dev:
+	@$(PYTHON) tools/setup_wheels.py --dev
+
+clean:  ## Remove everything that was made, .venv too
+	rm -rf .venv build install log out

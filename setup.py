@@ -1,0 +1,32 @@
+"""Install the parts that need no ROS: models, tracking, replay of recordings, training.
+
+A ROS 2 workspace builds the package with CMakeLists.txt instead, messages and node included.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name='masa_ros',
+    version='0.1.0',
+    description='Segment and track everything in a camera stream, for ROS 2',
+    license='Apache-2.0',
+    packages=find_packages(include=['masa_ros', 'masa_ros.*']),
+    package_data={'masa_ros': ['py.typed', 'weights/*']},
+    python_requires='>=3.10',
+    install_requires=[
+        'av',
+        'numpy>=1.26',
+        'opencv-python-headless',
+        'pycocotools',
+        'rosbags>=0.10',
+        'rosbags-image',
+        'safetensors',
+        'scipy',
+        'torch>=2.4',
+        'torchvision',
+        'tqdm',
+        'trackeval',
+    ],
+    extras_require={'demo': ['scikit-image', 'scikit-learn']},
+    entry_points={'console_scripts': ['masa_ros = masa_ros.cli:main']},
+)

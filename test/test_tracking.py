@@ -1,0 +1,204 @@
+import numpy as np
+import pytest
+
+from masa_ros.errors import ConfigError
+from masa_ros.tracking import Tracker, TrackerConfig
+from masa_ros.tracking.geometry import ious
+from masa_ros.tracking.similarity import bisoftmax, masa_similarity
+from masa_ros.types import Instances, Mask, TrackState
+
+SECOND = 1_000_000_000
+FRAME = SECOND // 10
+LOOKS = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 32)))[0] / np.sqrt(0.07)
+
+
+def seen(*objects, score=0.8):
+    """Instances from (look, x, y) or (look, x, y, score); boxes are 40 pixels wide."""
+    rows = [(*o, score)[:4] for o in objects]
+    xy = np.array([r[1:3] for r in rows], np.float32).reshape(-1, 2)
+    noise = np.random.default_rng(len(rows)).normal(0, 0.05, (len(rows), 32))
+    return Instances(
+        boxes=np.hstack((xy - 20, xy + 20)),
+        scores=np.array([r[3] for r in rows], np.float32),
+        labels=np.full(len(rows), -1, np.int32),
+        embeddings=(LOOKS[[r[0] for r in rows]].reshape(-1, 32) + noise).astype(np.float32),
+        masks=tuple(Mask(0, 0, np.ones((1, 1), bool)) for _ in rows),
+    )
+
+
+def run(frames, config=None, step=FRAME):
+    """Ids of each frame in the order of the objects given, 0 for an object without a track."""
+    tracker = Tracker(config or TrackerConfig(publish_tentative=True))
+    ids = []
+    for t, objects in enumerate(frames):
+        found = seen(*objects)
+        tracks = tracker.update(found, t * step)
+        row = []
+        for box in found.boxes:
+            same = np.flatnonzero((tracks.boxes == box).all(axis=1))
+            row.append(int(tracks.track_ids[same[0]]) if len(same) else 0)
+        ids.append(row)
+    return ids
+
+
+def test_ids_stay_while_objects_move():
+    frames = [[(0, 100 + 8 * t, 100), (1, 300 - 8 * t, 200)] for t in range(20)]
+    assert all(ids == [1, 2] for ids in run(frames))
+
+
+def test_ids_survive_a_crossing():
+    frames = [[(0, 100 + 10 * t, 100), (1, 300 - 10 * t, 104)] for t in range(20)]
+    assert all(ids == [1, 2] for ids in run(frames))
+
+
+def test_identical_twins_are_told_apart_by_their_place():
+    frames = [[(0, 100 - 5 * t, 100), (0, 160 + 5 * t, 100)] for t in range(15)]
+    assert all(ids == [1, 2] for ids in run(frames))
+
+
+def test_an_object_keeps_its_id_through_an_occlusion():
+    frames = [[(0, 100 + 5 * t, 100)] if not 5 <= t < 15 else [] for t in range(25)]
+    assert {i for ids in run(frames) for i in ids} == {1}
+
+
+def test_an_object_that_comes_back_elsewhere_is_known_by_its_looks():
+    frames = [[(0, 100, 100), (1, 400, 400)]] * 5 + [[(1, 400, 400)]] * 10
+    frames += [[(0, 700, 300), (1, 400, 400)]] * 5
+    assert all(ids == [1, 2] for ids in run(frames)[15:])
+
+
+def test_another_object_at_the_same_place_is_another_track():
+    frames = [[(0, 100, 100), (2, 300, 300)]] * 5 + [[(2, 300, 300)]] * 12
+    frames += [[(1, 100, 100), (2, 300, 300)]] * 3
+    assert run(frames)[-1] == [3, 2]
+
+
+def test_an_object_unseen_for_longer_than_the_memory_is_new():
+    frames = [[(0, 100, 100)]] * 3 + [[]] * 40 + [[(0, 100, 100)]]
+    assert run(frames, TrackerConfig(memory_seconds=3.0, publish_tentative=True))[-1] == [2]
+    assert run(frames, TrackerConfig(memory_seconds=9.0, publish_tentative=True))[-1] == [1]
+    short = TrackerConfig(memory_seconds=9.0, memory_frames=20, publish_tentative=True)
+    assert run(frames, short)[-1] == [2]
+
+
+def test_memory_counts_seconds_whatever_the_frame_rate():
+    frames = [[(0, 100, 100)]] * 3 + [[]] * 5 + [[(0, 100, 100)]]
+    config = TrackerConfig(memory_seconds=3.0, publish_tentative=True)
+    assert run(frames, config, step=FRAME)[-1] == [1]
+    assert run(frames, config, step=SECOND)[-1] == [2]
+
+
+def test_a_weak_detection_continues_a_track_but_starts_none():
+    frames = [[(0, 100, 100, 0.8)]] * 3 + [[(0, 102, 100, 0.35), (1, 300, 300, 0.35)]]
+    assert run(frames)[-1] == [1, 0]
+
+
+def test_a_single_sighting_is_not_published():
+    tracker = Tracker(TrackerConfig(confirm_frames=2, confirm_score=0.95))
+    assert len(tracker.update(seen((0, 100, 100)), 0)) == 0
+    confirmed = tracker.update(seen((0, 100, 100)), FRAME)
+    assert confirmed.track_ids.tolist() == [1]
+    assert confirmed.first_seen_ns.tolist() == [0]
+
+
+def test_a_sure_detection_is_trusted_at_once():
+    tracker = Tracker(TrackerConfig(confirm_score=0.9))
+    tracks = tracker.update(seen((0, 100, 100, 0.97)), 0)
+    assert tracks.states.tolist() == [TrackState.TRACKED]
+
+
+def test_lost_tracks_are_published_last_with_their_age():
+    tracker = Tracker(TrackerConfig(publish_lost=True))
+    for t in range(3):
+        tracker.update(seen((0, 100, 100), (1, 300, 300)), t * FRAME)
+    for t in range(3, 6):
+        tracks = tracker.update(seen((1, 300, 300)), t * FRAME)
+    assert tracks.track_ids.tolist() == [2, 1]
+    assert tracks.states.tolist() == [TrackState.TRACKED, TrackState.LOST]
+    assert tracks.frames_since_seen.tolist() == [0, 3]
+    np.testing.assert_array_equal(tracks.boxes[1], [80, 80, 120, 120])
+    assert len(tracks.masks) == 2
+
+
+def test_duplicates_start_no_second_track():
+    frames = [[(0, 100, 100, 0.9), (0, 103, 100, 0.45)]] * 4
+    assert [ids[0] for ids in run(frames)] == [1] * 4
+    assert {ids[1] for ids in run(frames)} == {0}
+
+
+def test_reset_forgets_but_never_reuses_ids():
+    tracker = Tracker(TrackerConfig(publish_tentative=True))
+    assert tracker.update(seen((0, 100, 100)), 0).track_ids.tolist() == [1]
+    tracker.reset()
+    assert len(tracker) == 0
+    assert tracker.update(seen((0, 100, 100)), FRAME).track_ids.tolist() == [2]
+
+
+def test_stamps_may_stand_still_or_jump_back():
+    tracker = Tracker(TrackerConfig(publish_tentative=True))
+    for stamp in (SECOND, SECOND, 0, 2 * SECOND):
+        tracks = tracker.update(seen((0, 100, 100)), stamp)
+        assert tracks.track_ids.tolist() == [1]
+        assert np.isfinite(tracks.boxes).all()
+
+
+def test_numbers_that_are_not_finite_are_refused_and_counted():
+    tracker = Tracker(TrackerConfig(publish_tentative=True))
+    found = seen((0, 100, 100), (1, 200, 200), (2, 300, 300))
+    found.boxes[1, 0] = np.nan
+    found.embeddings[2, 5] = np.inf
+    assert len(tracker.update(found, 0)) == 1
+    assert tracker.rejected == 2
+
+
+def test_empty_frames_are_frames():
+    tracker = Tracker()
+    for t in range(5):
+        assert len(tracker.update(Instances.empty(32), t * FRAME)) == 0
+
+
+def test_the_order_of_detections_does_not_matter():
+    objects = [(i, 60 * i + 30, 100, 0.6 + 0.03 * i) for i in range(10)]
+    forward, backward = Tracker(TrackerConfig(publish_tentative=True)), None
+    backward = Tracker(TrackerConfig(publish_tentative=True))
+    for t in range(5):
+        found = seen(*objects)
+        a = forward.update(found, t * FRAME)
+        b = backward.update(found[np.arange(10)[::-1]], t * FRAME)
+        np.testing.assert_array_equal(a.boxes, b.boxes)
+        np.testing.assert_array_equal(a.track_ids, b.track_ids)
+
+
+def test_ids_are_unique_in_every_frame_of_a_crowd():
+    rng = np.random.default_rng(0)
+    tracker = Tracker(TrackerConfig(publish_tentative=True, publish_lost=True))
+    for t in range(60):
+        count = int(rng.integers(0, 30))
+        objects = [
+            (int(rng.integers(32)), *rng.uniform(0, 600, 2), rng.random()) for _ in range(count)
+        ]
+        ids = tracker.update(seen(*objects), t * FRAME).track_ids
+        assert len(set(ids.tolist())) == len(ids)
+        assert (ids > 0).all()
+
+
+def test_bisoftmax_of_a_hand_computed_case():
+    # dot products [[ln 3, 0]]: over tracks 3/4 and 1/4, over the only detection 1 and 1.
+    detections, tracks = np.array([[1.0, 0.0]]), np.array([[np.log(3), 0.0], [0.0, 1.0]])
+    np.testing.assert_allclose(bisoftmax(detections, tracks), [[7 / 8, 5 / 8]])
+    np.testing.assert_allclose(masa_similarity(detections, tracks), [[15 / 16, 5 / 16]])
+    assert bisoftmax(np.zeros((0, 4)), np.zeros((3, 4))).shape == (0, 3)
+
+
+def test_iou_of_hand_computed_boxes():
+    a = np.array([[0, 0, 10, 10], [5, 5, 5, 5.0]])
+    b = np.array([[5, 0, 15, 10], [0, 0, 10, 10.0]])
+    np.testing.assert_allclose(ious(a, b), [[1 / 3, 1], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    'field, value', [('match_score_thr', 1.5), ('memory_seconds', -1), ('motion_weight', np.nan)]
+)
+def test_senseless_options_are_refused_by_name(field, value):
+    with pytest.raises(ConfigError, match=field):
+        TrackerConfig(**{field: value})
