@@ -6,7 +6,17 @@ class MasaError(Exception):
 
 
 class ImageError(MasaError):
-    """An image cannot be used: unknown encoding, wrong step, no pixels, corrupt data."""
+    """An image cannot be used.
+
+    Attributes
+    ----------
+    cause: 'encoding', 'size', 'step', 'data' or 'image'; what diagnostics count by.
+
+    """
+
+    def __init__(self, text: str, cause: str = 'image') -> None:
+        super().__init__(text)
+        self.cause = cause
 
 
 class ConfigError(MasaError):

@@ -53,6 +53,11 @@ class Pipeline:
         self.timings_ms = {'detect': (middle - start) * 1e3, 'associate': (end - middle) * 1e3}
         return tracks
 
+    def configure(self, config: PipelineConfig) -> None:
+        """Take new thresholds; the model and the tracks stay."""
+        self.detector.configure(config.detector)
+        self.tracker.config = config.tracker
+
     def reset(self) -> None:
         """Forget all tracks; ids already given are not given again."""
         self.tracker.reset()

@@ -1,0 +1,1 @@
+"""The ROS side: the tracker node and its messages, parameters, QoS and diagnostics."""

@@ -1,0 +1,52 @@
+"""The command ``masa_ros``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from masa_ros import __version__
+from masa_ros.errors import MasaError
+
+# Name, what it does, module with add_arguments(parser) and run(arguments) -> exit code. Modules
+# are imported when they are asked for: the help is instant and needs neither torch nor ROS.
+_COMMANDS = (
+    ('replay', 'track a bag, a video or a folder of frames', 'masa_ros.replay.command'),
+    ('evaluate', 'compare tracks with the truth', 'masa_ros.replay.evaluate'),
+    ('demo', 'show everything on a generated recording', 'masa_ros.replay.demo'),
+    ('train', 'train a model on a folder of unlabelled images', 'masa_ros.training.command'),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ['node']:  # everything behind it belongs to ROS
+        from masa_ros.nodes.tracker_node import main as run_node
+
+        return run_node(['masa_ros', *arguments[1:]])
+    parser = argparse.ArgumentParser(
+        prog='masa_ros', description='Segment and track everything in a camera stream.'
+    )
+    parser.add_argument('--version', action='version', version=f'masa_ros {__version__}')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, help_text, module in _COMMANDS:
+        command = commands.add_parser(name, help=help_text, description=help_text)
+        if name in arguments[:1]:
+            loaded = importlib.import_module(module)
+            loaded.add_arguments(command)
+            command.set_defaults(run=loaded.run)
+    commands.add_parser('node', help='run the ROS node; takes --ros-args', add_help=False)
+    chosen = parser.parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except MasaError as error:
+        print(f'masa_ros {chosen.command}: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Pixels of ``sensor_msgs`` images as RGB arrays.
+
+Works on any object with the fields of ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``:
+messages of rclpy, whose data is an ``array.array``, and of ``rosbags``, whose data is a numpy
+array. Nothing of ROS is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from masa_ros.errors import ImageError
+
+Rgb = NDArray[np.uint8]
+
+_LARGEST_SIDE = 1 << 15
+
+
+class _Layout(NamedTuple):
+    """How an encoding lies in memory: rows x columns x channels of a type, then a conversion.
+
+    ``conversion`` is an OpenCV colour code, None where the channels are RGB already.
+    ``rows`` is the number of stored rows per image row, as a fraction (numerator, denominator).
+    """
+
+    dtype: type[np.generic]
+    channels: int
+    conversion: int | None
+    rows: tuple[int, int] = (1, 1)
+
+
+_U8, _U16 = np.uint8, np.uint16
+# OpenCV names Bayer patterns by the second pixel of the second row, ROS by the first of the first.
+_BAYER = {
+    'rggb': cv2.COLOR_BayerBG2RGB,
+    'bggr': cv2.COLOR_BayerRG2RGB,
+    'gbrg': cv2.COLOR_BayerGR2RGB,
+    'grbg': cv2.COLOR_BayerGB2RGB,
+}
+_LAYOUTS = {
+    'rgb8': _Layout(_U8, 3, None),
+    'bgr8': _Layout(_U8, 3, cv2.COLOR_BGR2RGB),
+    '8UC3': _Layout(_U8, 3, cv2.COLOR_BGR2RGB),  # OpenCV's own order
+    'rgba8': _Layout(_U8, 4, cv2.COLOR_RGBA2RGB),
+    'bgra8': _Layout(_U8, 4, cv2.COLOR_BGRA2RGB),
+    '8UC4': _Layout(_U8, 4, cv2.COLOR_BGRA2RGB),
+    'rgb16': _Layout(_U16, 3, None),
+    'bgr16': _Layout(_U16, 3, cv2.COLOR_BGR2RGB),
+    'rgba16': _Layout(_U16, 4, cv2.COLOR_RGBA2RGB),
+    'bgra16': _Layout(_U16, 4, cv2.COLOR_BGRA2RGB),
+    'mono8': _Layout(_U8, 1, cv2.COLOR_GRAY2RGB),
+    '8UC1': _Layout(_U8, 1, cv2.COLOR_GRAY2RGB),
+    'mono16': _Layout(_U16, 1, cv2.COLOR_GRAY2RGB),
+    '16UC1': _Layout(_U16, 1, cv2.COLOR_GRAY2RGB),
+    'uyvy': _Layout(_U8, 2, cv2.COLOR_YUV2RGB_UYVY),
+    'yuv422': _Layout(_U8, 2, cv2.COLOR_YUV2RGB_UYVY),
+    'yuyv': _Layout(_U8, 2, cv2.COLOR_YUV2RGB_YUY2),
+    'yuv422_yuy2': _Layout(_U8, 2, cv2.COLOR_YUV2RGB_YUY2),
+    'nv12': _Layout(_U8, 1, cv2.COLOR_YUV2RGB_NV12, rows=(3, 2)),
+    'nv21': _Layout(_U8, 1, cv2.COLOR_YUV2RGB_NV21, rows=(3, 2)),
+    **{f'bayer_{name}8': _Layout(_U8, 1, code) for name, code in _BAYER.items()},
+    **{f'bayer_{name}16': _Layout(_U16, 1, code) for name, code in _BAYER.items()},
+}
+SUPPORTED_ENCODINGS = tuple(_LAYOUTS)
+
+
+def rgb_from_image(message: Any) -> Rgb:
+    """Return the pixels (H, W, 3) uint8 RGB of a ``sensor_msgs/Image``.
+
+    ``rgb8`` is a view of the message's memory, everything else is one conversion. 16-bit images
+    keep their upper eight bits. Encodings not known here are given to cv_bridge where the
+    installation has a working one.
+
+    Raises
+    ------
+    ImageError
+        When the encoding is not known, the image has no pixels, or step and data do not fit.
+
+    """
+    encoding, height, width = message.encoding, int(message.height), int(message.width)
+    if not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
+        raise ImageError(f'the image is {width} x {height} pixels', 'size')
+    layout = _LAYOUTS.get(encoding)
+    if layout is None:
+        return _by_cv_bridge(message)
+    pixels = _pixels(message, layout, height, width)
+    if layout.dtype is _U16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if layout.conversion is None:
+        return pixels
+    if layout.rows != (1, 1) and (height % 2 or width % 2):
+        raise ImageError(f'{encoding} needs an even size, the image is {width} x {height} pixels', 'size')
+    if layout.channels == 2 and width % 2:
+        raise ImageError(f'{encoding} needs an even width, the image is {width} pixels wide', 'size')
+    return cv2.cvtColor(pixels, layout.conversion)
+
+
+def _pixels(message: Any, layout: _Layout, height: int, width: int) -> NDArray[Any]:
+    """View the bytes of a message as (rows, width[, channels]) without copying them."""
+    dtype = np.dtype(layout.dtype)
+    rows = -(-height * layout.rows[0] // layout.rows[1])
+    line = width * layout.channels * dtype.itemsize
+    step = int(message.step)
+    data = np.frombuffer(message.data, np.uint8)
+    described = f'{message.encoding} {width} x {height}'
+    if step < line:
+        raise ImageError(
+            f'step is {step} bytes, a line of {described} has at least {line}', 'step'
+        )
+    needed = step * (rows - 1) + line
+    if data.size < needed:
+        raise ImageError(
+            f'data has {data.size} bytes, {described} with step {step} has {needed}', 'data'
+        )
+    lines = np.lib.stride_tricks.as_strided(
+        data, (rows, line), (step, 1), writeable=False
+    )
+    if dtype.itemsize == 2:
+        if step % 2 or data.ctypes.data % 2:
+            lines = np.ascontiguousarray(lines)
+        lines = lines.view(dtype)
+        if bool(message.is_bigendian) != (sys.byteorder == 'big'):
+            lines = lines.byteswap()
+    if layout.channels == 1:
+        return lines
+    return lines.reshape(rows, width, layout.channels)
+
+
+def _by_cv_bridge(message: Any) -> Rgb:
+    """Convert an encoding not known here; raises ImageError when nobody knows it."""
+    try:
+        from cv_bridge import CvBridge
+
+        converted = CvBridge().imgmsg_to_cv2(message, desired_encoding='rgb8')
+    except Exception as error:  # cv_bridge breaks in many ways beside numpy 2: none matters here
+        reason = '' if isinstance(error, ImportError) else f' (cv_bridge: {error})'
+        raise ImageError(
+            f"encoding '{message.encoding}' is not supported{reason}; supported are "
+            f'{", ".join(SUPPORTED_ENCODINGS)}',
+            'encoding',
+        ) from error
+    return np.ascontiguousarray(converted)
+
+
+def rgb_from_compressed(message: Any) -> Rgb:
+    """Return the pixels (H, W, 3) uint8 RGB of a ``sensor_msgs/CompressedImage``.
+
+    Raises
+    ------
+    ImageError
+        When the data is no image that OpenCV can read.
+
+    """
+    data = np.frombuffer(message.data, np.uint8)
+    if not data.size:
+        raise ImageError('the compressed image has no data', 'data')
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageError(
+            f'the compressed image cannot be decoded: {error.err}', 'data'
+        ) from error
+    if image is None:
+        raise ImageError(
+            f"the compressed image ({data.size} bytes, format '{message.format}') cannot be decoded",
+            'data',
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,115 @@
+"""Masks as run lengths: the form they have in messages and in files.
+
+In a message a mask is a window and the COCO *uncompressed* run lengths of that window; in a file
+it is the COCO *compressed* form of the whole image. ``mask_from_msg`` is what a subscriber needs.
+"""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from masa_ros.types import Mask
+
+# Values of mask_encoding in masa_ros/msg/TrackedInstance.
+MASK_NONE = 0
+MASK_COCO_COUNTS = 1
+
+
+def counts_of(mask: Mask) -> NDArray[np.uint32]:
+    """Run lengths of a mask's window, column by column, beginning with background."""
+    flat = mask.pixels.ravel(order='F')
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate(([0], edges, [flat.size])))
+    if flat.size and flat[0]:
+        counts = np.concatenate(([0], counts))
+    return counts.astype(np.uint32)
+
+
+def mask_from_counts(
+    counts: NDArray[np.integer], x: int, y: int, width: int, height: int
+) -> Mask:
+    """Inverse of ``counts_of``.
+
+    Raises
+    ------
+    ValueError
+        When the run lengths do not add up to width * height.
+
+    """
+    runs = np.asarray(counts, dtype=np.int64)
+    if (runs < 0).any() or runs.sum() != width * height:
+        raise ValueError(
+            f'mask run lengths add up to {runs.sum()}, the window has {width} x {height} pixels'
+        )
+    values = np.arange(len(runs)) % 2 == 1
+    flat = np.repeat(values, runs)
+    return Mask(int(x), int(y), flat.reshape((height, width), order='F'))
+
+
+def mask_from_msg(instance: Any) -> Mask | None:
+    """Mask of a ``masa_ros/msg/TrackedInstance``, None where it has none.
+
+    ``mask.full(array.image_height, array.image_width)`` gives it at the size of the image.
+
+    Raises
+    ------
+    ValueError
+        For an encoding this version does not know, or run lengths that do not fit the window.
+
+    """
+    if instance.mask_encoding == MASK_NONE:
+        return None
+    if instance.mask_encoding != MASK_COCO_COUNTS:
+        raise ValueError(f'mask_encoding {instance.mask_encoding} is not known here')
+    return mask_from_counts(
+        np.asarray(instance.mask_counts, dtype=np.uint32),
+        instance.mask_x,
+        instance.mask_y,
+        instance.mask_width,
+        instance.mask_height,
+    )
+
+
+def msg_fields(mask: Mask | None) -> dict[str, Any]:
+    """Return the mask fields of a ``masa_ros/msg/TrackedInstance`` by name."""
+    if mask is None:
+        return {'mask_encoding': MASK_NONE}
+    # array.array is the one type that rclpy takes over without looking at every element.
+    return {
+        'mask_encoding': MASK_COCO_COUNTS,
+        'mask_x': mask.x,
+        'mask_y': mask.y,
+        'mask_width': mask.pixels.shape[1],
+        'mask_height': mask.pixels.shape[0],
+        'mask_counts': array.array('I', counts_of(mask).tobytes()),
+    }
+
+
+def coco_rle(mask: Mask, height: int, width: int) -> dict[str, Any]:
+    """Return the compressed COCO form of a mask at the size of the image, ready for JSON."""
+    rle = coco.encode(np.asfortranarray(mask.full(height, width), dtype=np.uint8))
+    return {'size': [height, width], 'counts': rle['counts'].decode('ascii')}
+
+
+def mask_from_coco_rle(rle: dict[str, Any]) -> Mask:
+    """Return a COCO mask, compressed or not, cropped to its bounding box."""
+    counts = rle['counts']
+    if isinstance(counts, list):
+        rle = coco.frPyObjects(rle, *rle['size'])
+    elif isinstance(counts, str):
+        rle = {'size': rle['size'], 'counts': counts.encode('ascii')}
+    return crop(coco.decode(rle).astype(np.bool_))
+
+
+def crop(full: NDArray[np.bool_]) -> Mask:
+    """Return the tight window of a full-size mask; an empty one has no pixels."""
+    rows, columns = np.flatnonzero(full.any(axis=1)), np.flatnonzero(full.any(axis=0))
+    if not len(rows):
+        return Mask(0, 0, np.zeros((0, 0), np.bool_))
+    y, x = int(rows[0]), int(columns[0])
+    return Mask(x, y, full[y : rows[-1] + 1, x : columns[-1] + 1].copy())

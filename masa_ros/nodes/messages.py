@@ -1,0 +1,114 @@
+"""Between the package's own values and ROS messages."""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from masa_ros.masks import mask_from_msg, msg_fields
+from masa_ros.msg import TrackedInstance, TrackedInstanceArray
+from masa_ros.types import Instances
+
+
+def stamp_to_ns(stamp: Time) -> int:
+    """Nanoseconds of a ROS time."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def ns_to_stamp(nanoseconds: int) -> Time:
+    """ROS time of nanoseconds."""
+    return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
+
+
+def tracks_to_msg(
+    tracks: Instances,
+    header: Header,
+    shape: tuple[int, int],
+    model: str,
+    embeddings: bool = False,
+) -> TrackedInstanceArray:
+    """Build the message of one frame; ``shape`` is (height, width) of its image."""
+    message = TrackedInstanceArray(
+        header=header, image_height=shape[0], image_width=shape[1], model=model
+    )
+    instances = []
+    for i in range(len(tracks)):
+        x_min, y_min, x_max, y_max = tracks.boxes[i].tolist()
+        instances.append(
+            TrackedInstance(
+                track_id=int(tracks.track_ids[i]),
+                state=int(tracks.states[i]),
+                class_id=int(tracks.labels[i]),
+                score=float(tracks.scores[i]),
+                x_min=x_min,
+                y_min=y_min,
+                x_max=x_max,
+                y_max=y_max,
+                first_seen=ns_to_stamp(int(tracks.first_seen_ns[i])),
+                frames_since_seen=int(tracks.frames_since_seen[i]),
+                embedding=array.array('f', tracks.embeddings[i].tobytes() if embeddings else b''),
+                **msg_fields(tracks.masks[i] if tracks.masks is not None else None),
+            )
+        )
+    message.instances = instances
+    return message
+
+
+def tracks_from_msg(message: TrackedInstanceArray) -> Instances:
+    """Return the instances of a message; embeddings are empty unless the message has them."""
+    items: list[Any] = list(message.instances)
+    size = max((len(i.embedding) for i in items), default=0)
+    embeddings = np.zeros((len(items), size), np.float32)
+    for row, item in zip(embeddings, items):
+        row[: len(item.embedding)] = item.embedding
+    return Instances(
+        boxes=np.array(
+            [(i.x_min, i.y_min, i.x_max, i.y_max) for i in items], np.float32
+        ).reshape(-1, 4),
+        scores=np.array([i.score for i in items], np.float32),
+        labels=np.array([i.class_id for i in items], np.int32),
+        embeddings=embeddings,
+        masks=tuple(mask_from_msg(i) for i in items),
+        track_ids=np.array([i.track_id for i in items], np.int64),
+        states=np.array([i.state for i in items], np.uint8),
+        first_seen_ns=np.array([stamp_to_ns(i.first_seen) for i in items], np.int64),
+        frames_since_seen=np.array([i.frames_since_seen for i in items], np.int32),
+    )
+
+
+def array_to_image(pixels: NDArray[np.generic], encoding: str, header: Header) -> Image:
+    """Build an image message from (H, W) or (H, W, C) pixels in the machine's byte order."""
+    pixels = np.ascontiguousarray(pixels)
+    data = array.array('B')
+    # rclpy takes an array.array over whole; every other type is checked byte by byte.
+    data.frombytes(memoryview(pixels).cast('B'))
+    return Image(
+        header=header,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.strides[0],
+        data=data,
+    )
+
+
+def label_mask(tracks: Instances, shape: tuple[int, int]) -> NDArray[np.uint16]:
+    """Return (H, W) uint16: the track id modulo 65536 at every pixel, 0 where there is none.
+
+    Where masks overlap the better scored track is seen.
+    """
+    labels = np.zeros(shape, np.uint16)
+    for i in reversed(range(len(tracks))):
+        mask = tracks.masks[i] if tracks.masks is not None else None
+        if mask is not None:
+            rows, columns = mask.pixels.shape
+            window = labels[mask.y : mask.y + rows, mask.x : mask.x + columns]
+            window[mask.pixels] = int(tracks.track_ids[i]) & 0xFFFF
+    return labels

@@ -1,0 +1,197 @@
+"""Every ROS parameter of the tracker node, in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.lifecycle import LifecycleNode
+
+from masa_ros.errors import ConfigError
+from masa_ros.models.detector import DetectorConfig
+from masa_ros.nodes.qos import PROFILES
+from masa_ros.pipeline import PipelineConfig
+from masa_ros.tracking import TrackerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One parameter.
+
+    Attributes
+    ----------
+    name, default, description: as declared.
+    limits: smallest and largest value of a number.
+    choices: allowed values of a string.
+    live: may be changed while the node runs; the others are read when it is configured.
+
+    """
+
+    name: str
+    default: Any
+    description: str
+    limits: tuple[float, float] | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return the ROS descriptor."""
+        constraints = []
+        if self.choices:
+            constraints.append('one of: ' + ', '.join(self.choices))
+        if not self.live:
+            constraints.append('read when the node is configured')
+        descriptor = ParameterDescriptor(
+            name=self.name,
+            description=self.description,
+            additional_constraints='; '.join(constraints),
+        )
+        if self.limits and isinstance(self.default, float):
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=self.limits[0], to_value=self.limits[1])
+            ]
+        elif self.limits:
+            low, high = (int(limit) for limit in self.limits)
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+        return descriptor
+
+
+_TRACKER = TrackerConfig()
+
+
+def _tracking(name: str, high: float, description: str) -> Parameter:
+    return Parameter(name, getattr(_TRACKER, name), description, (0, high), live=True)
+
+
+PARAMETERS = (
+    Parameter('autostart', True, 'configure and activate without a lifecycle manager'),
+    Parameter('model', 'masa_nano', 'name of the model'),
+    Parameter('weights', '', 'path of a weights file; empty: the one shipped with the model'),
+    Parameter('device', 'auto', "where to run: 'auto', 'cpu', 'cuda' or 'cuda:N'"),
+    Parameter(
+        'precision',
+        'auto',
+        'arithmetic of the network; auto: fp16 on a GPU, fp32 on a CPU',
+        choices=('auto', 'fp32', 'fp16'),
+    ),
+    Parameter(
+        'input_size',
+        0,
+        "long side of the network's input, pixels; 0: the model's own. Larger finds smaller "
+        'objects and is slower',
+        (0, 4096),
+        live=True,
+    ),
+    Parameter('masks', True, 'predict masks', live=True),
+    Parameter(
+        'score_threshold',
+        -1.0,
+        "detections below this score are dropped before association; -1: the model's own",
+        (-1, 1),
+        live=True,
+    ),
+    Parameter(
+        'nms_iou',
+        -1.0,
+        "of two boxes that overlap more the better one stays; -1: the model's own",
+        (-1, 1),
+        live=True,
+    ),
+    Parameter(
+        'max_instances', 0, "at most that many detections; 0: the model's own", (0, 1000), live=True
+    ),
+    _tracking('init_score_thr', 1, 'a detection above this score may start a track'),
+    _tracking('obj_score_thr', 1, 'a detection must score above this to continue a track'),
+    _tracking('match_score_thr', 1, 'similarity above which two sightings are one object'),
+    _tracking('reid_score_thr', 1, 'the same for an object that comes back somewhere else'),
+    _tracking('distractor_score_thr', 1, 'below this score an overlapping box is a duplicate'),
+    _tracking('distractor_nms_thr', 1, 'overlap (IoU) that makes a box a duplicate'),
+    _tracking('memo_momentum', 1, "weight of a new sighting in a track's appearance"),
+    _tracking('memory_seconds', 3600, 'a track unseen for longer is forgotten, seconds'),
+    _tracking('memory_frames', 100000, 'the same in frames; 0: no such limit'),
+    _tracking('motion_weight', 1, 'share of place against looks in the similarity'),
+    _tracking('max_distance', 100, 'allowed surprise in place, in sides of the object'),
+    _tracking('max_speed', 100, 'its growth for every second unseen, in sides of the object'),
+    _tracking('confirm_frames', 100, 'sightings after which a track is no longer tentative'),
+    _tracking('confirm_score', 1, 'score above which one sighting is enough'),
+    Parameter('publish_tentative', False, 'publish tentative tracks too', live=True),
+    Parameter('publish_lost', False, 'publish lost tracks too, where last seen', live=True),
+    Parameter('publish_embeddings', False, 'fill the field embedding', live=True),
+    Parameter(
+        'max_rate', 0.0, 'process at most so many images per second; 0: all', (0, 1000), live=True
+    ),
+    Parameter(
+        'on_time_jump',
+        'reset',
+        'what to do with the tracks when stamps jump back (a bag that loops)',
+        choices=('reset', 'continue'),
+        live=True,
+    ),
+    Parameter(
+        'silence_seconds',
+        2.0,
+        'diagnostics warn when no image came for so long',
+        (0.1, 3600),
+        live=True,
+    ),
+    Parameter(
+        'image_transport',
+        'raw',
+        "raw: sensor_msgs/Image on 'image_raw'; compressed: sensor_msgs/CompressedImage on its "
+        "'/compressed'",
+        choices=('raw', 'compressed'),
+    ),
+    Parameter('image_qos', 'sensor_data', 'QoS of the image topic', choices=tuple(PROFILES)),
+    Parameter('image_queue', 1, 'images kept by the middleware while the node is busy', (1, 100)),
+    Parameter('tracks_qos', 'reliable', 'QoS of the tracks', choices=tuple(PROFILES)),
+)
+BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The parameters' values, checked and sorted by who needs them."""
+
+    pipeline: PipelineConfig
+    values: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the value of a parameter that belongs to the node itself."""
+        try:
+            return self.values[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Settings:
+        """Check values by name; raises ConfigError naming the parameter."""
+        for name, value in values.items():
+            parameter = BY_NAME[name]
+            if parameter.choices and value not in parameter.choices:
+                choices = ', '.join(parameter.choices)
+                raise ConfigError(f"{name} is '{value}'; it must be one of: {choices}")
+        model_own = {'score_threshold': -1.0, 'nms_iou': -1.0, 'max_instances': 0}
+        for name in ('score_threshold', 'nms_iou'):
+            if -1 < values[name] < 0:
+                raise ConfigError(f'{name} is {values[name]}; it must be in 0..1, or -1')
+        detector = {
+            field.name: None
+            if values[field.name] == model_own.get(field.name)
+            else values[field.name]
+            for field in dataclasses.fields(DetectorConfig)
+        }
+        tracker = {field.name: values[field.name] for field in dataclasses.fields(TrackerConfig)}
+        config = PipelineConfig(DetectorConfig(**detector), TrackerConfig(**tracker))
+        return cls(config, values)
+
+
+def declare(node: LifecycleNode) -> None:
+    """Declare all parameters on a node."""
+    for parameter in PARAMETERS:
+        node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+
+
+def read(node: LifecycleNode) -> Settings:
+    """Return the node's settings; raises ConfigError naming the parameter."""
+    return Settings.from_values({name: node.get_parameter(name).value for name in BY_NAME})

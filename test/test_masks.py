@@ -1,0 +1,86 @@
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from pycocotools import mask as coco
+
+from masa_ros.masks import (
+    coco_rle,
+    counts_of,
+    crop,
+    mask_from_coco_rle,
+    mask_from_counts,
+    mask_from_msg,
+    msg_fields,
+)
+from masa_ros.types import Mask
+
+windows = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
+
+
+@given(windows)
+def test_counts_are_those_of_pycocotools(pixels):
+    height, width = pixels.shape
+    counts = counts_of(Mask(0, 0, pixels))
+    rle = coco.frPyObjects({'size': [height, width], 'counts': counts.tolist()}, height, width)
+    np.testing.assert_array_equal(coco.decode(rle), pixels)
+
+
+@given(windows, st.integers(0, 50), st.integers(0, 50))
+def test_a_message_carries_a_mask_unchanged(pixels, x, y):
+    message = SimpleNamespace(**msg_fields(Mask(x, y, pixels)))
+    mask = mask_from_msg(message)
+    assert (mask.x, mask.y) == (x, y)
+    np.testing.assert_array_equal(mask.pixels, pixels)
+
+
+@given(windows, st.integers(0, 5), st.integers(0, 5))
+def test_a_file_carries_a_mask_unchanged(pixels, x, y):
+    height, width = pixels.shape[0] + y + 3, pixels.shape[1] + x + 2
+    mask = Mask(x, y, pixels)
+    again = mask_from_coco_rle(coco_rle(mask, height, width))
+    np.testing.assert_array_equal(again.full(height, width), mask.full(height, width))
+
+
+def test_uncompressed_coco_is_read_too():
+    mask = mask_from_coco_rle({'size': [2, 3], 'counts': [2, 3, 1]})
+    np.testing.assert_array_equal(mask.full(2, 3), [[0, 1, 1], [0, 1, 0]])
+
+
+def test_no_mask():
+    assert mask_from_msg(SimpleNamespace(**msg_fields(None))) is None
+    assert crop(np.zeros((4, 5), bool)).pixels.size == 0
+
+
+def test_runs_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match='add up to 5'):
+        mask_from_counts(np.array([2, 3]), 0, 0, 2, 2)
+    with pytest.raises(ValueError, match='mask_encoding 9'):
+        mask_from_msg(SimpleNamespace(mask_encoding=9))
+
+
+def test_the_cpp_decoder_of_the_docs_decodes(tmp_path):
+    compiler = shutil.which('g++')
+    if compiler is None:
+        pytest.skip('no g++ here')
+    text = (Path(__file__).parents[1] / 'docs' / 'masks.md').read_text()
+    snippet = text.split('```cpp\n')[1].split('```')[0]
+    program = (
+        '#include <cstdint>\n#include <cstdio>\n#include <vector>\n'
+        'struct TrackedInstance { uint32_t mask_width, mask_height;\n'
+        '  std::vector<uint32_t> mask_counts; };\n'
+        + snippet
+        + 'int main() { TrackedInstance i{3, 2, {2, 3, 1}};\n'
+        'for (auto p : decode_mask(i)) std::printf("%d", p != 0); }\n'
+    )
+    source = tmp_path / 'decode.cpp'
+    source.write_text(program)
+    binary = tmp_path / 'decode'
+    subprocess.run([compiler, '-std=c++17', '-Wall', '-Werror', source, '-o', binary], check=True)
+    assert subprocess.check_output([binary]) == b'011010'
