@@ -1,0 +1,1 @@
+"""Recordings in; tracks, pictures and figures out. Nothing here imports ROS."""

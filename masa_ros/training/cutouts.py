@@ -50,7 +50,8 @@ def read_rgb(path: Path) -> ImageArray | None:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _grabcut(image: ImageArray, seed: ImageArray, rounds: int = 4) -> MaskArray:
+def grabcut(image: ImageArray, seed: ImageArray, rounds: int = 4) -> MaskArray:
+    """Return the object (H, W) bool that GrabCut finds from a map of its labels (H, W)."""
     labels = seed.copy()
     model = np.zeros((1, 65))
     cv2.setRNGSeed(0)
@@ -58,7 +59,7 @@ def _grabcut(image: ImageArray, seed: ImageArray, rounds: int = 4) -> MaskArray:
     return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
 
 
-def _clean(mask: MaskArray) -> MaskArray:
+def clean(mask: MaskArray) -> MaskArray:
     """Largest component without thin hairs and holes."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel)
@@ -102,7 +103,7 @@ def salient_object(image: ImageArray) -> MaskArray | None:
     if not ((by_colour == cv2.GC_PR_FGD).mean() > 0.02):
         return None
 
-    first, second = _clean(_grabcut(image, by_frame)), _clean(_grabcut(image, by_colour))
+    first, second = clean(grabcut(image, by_frame)), clean(grabcut(image, by_colour))
     if _iou(first, second) < 0.85:
         return None
     return second if is_whole(second) else None

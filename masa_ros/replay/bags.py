@@ -1,0 +1,138 @@
+"""rosbag2 recordings without ROS, by the library ``rosbags``."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from masa_ros.masks import msg_fields
+from masa_ros.share import share_path
+from masa_ros.types import Instances
+
+TRACKS_TYPE = 'masa_ros/msg/TrackedInstanceArray'
+IMAGE_TYPE = 'sensor_msgs/msg/Image'
+COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
+
+
+def typestore() -> Typestore:
+    """Return the standard messages together with those of this package."""
+    # The standard messages used here are the same in every distribution since Humble.
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    for name in ('TrackedInstance', 'TrackedInstanceArray'):
+        definition = share_path(f'msg/{name}.msg').read_text()
+        store.register(get_types_from_msg(definition, f'masa_ros/msg/{name}'))
+    return store
+
+
+class BagWriter:
+    """Write one topic to a single MCAP file, schema included.
+
+    The file appears under its name when it is complete; after an error nothing is left.
+    """
+
+    def __init__(self, path: Path, topic: str, message_type: str) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._store = typestore()
+        self._types = self._store.types
+        self._folder = Path(tempfile.mkdtemp(prefix='.masa_ros_', dir=path.parent))
+        self._writer = Writer(self._folder / 'bag', version=8, storage_plugin=StoragePlugin.MCAP)
+        self._writer.open()
+        self._type = message_type
+        self._connection = self._writer.add_connection(
+            topic, message_type, typestore=self._store
+        )
+
+    def __enter__(self) -> BagWriter:
+        """Return the open writer."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file and put it in its place."""
+        self._writer.close()
+        if kind is None:
+            (written,) = (self._folder / 'bag').glob('*.mcap')
+            written.replace(self.path)
+        shutil.rmtree(self._folder)
+
+    def _header(self, stamp_ns: int, frame_id: str) -> Any:
+        time = self._types['builtin_interfaces/msg/Time'](
+            sec=stamp_ns // 1_000_000_000, nanosec=stamp_ns % 1_000_000_000
+        )
+        return self._types['std_msgs/msg/Header'](stamp=time, frame_id=frame_id)
+
+    def write_image(self, image: np.ndarray, stamp_ns: int, frame_id: str) -> None:
+        """Add an (H, W, 3) uint8 RGB image."""
+        message = self._types[IMAGE_TYPE](
+            header=self._header(stamp_ns, frame_id),
+            height=image.shape[0],
+            width=image.shape[1],
+            encoding='rgb8',
+            is_bigendian=0,
+            step=image.shape[1] * 3,
+            data=np.ascontiguousarray(image).reshape(-1),
+        )
+        self._write(message, stamp_ns)
+
+    def write_tracks(
+        self, tracks: Instances, stamp_ns: int, frame_id: str, shape: tuple[int, int], model: str
+    ) -> None:
+        """Add the tracks of an image of ``shape`` (height, width)."""
+        none = {
+            'mask_x': 0,
+            'mask_y': 0,
+            'mask_width': 0,
+            'mask_height': 0,
+            'mask_counts': np.zeros(0, np.uint32),
+        }
+        instances = []
+        for i in range(len(tracks)):
+            mask = none | msg_fields(tracks.masks[i] if tracks.masks is not None else None)
+            mask['mask_counts'] = np.asarray(mask['mask_counts'], np.uint32)
+            x_min, y_min, x_max, y_max = tracks.boxes[i].tolist()
+            first = int(tracks.first_seen_ns[i])
+            instances.append(
+                self._types['masa_ros/msg/TrackedInstance'](
+                    track_id=int(tracks.track_ids[i]),
+                    state=int(tracks.states[i]),
+                    class_name='',
+                    class_id=int(tracks.labels[i]),
+                    score=float(tracks.scores[i]),
+                    x_min=x_min,
+                    y_min=y_min,
+                    x_max=x_max,
+                    y_max=y_max,
+                    first_seen=self._types['builtin_interfaces/msg/Time'](
+                        sec=first // 1_000_000_000, nanosec=first % 1_000_000_000
+                    ),
+                    frames_since_seen=int(tracks.frames_since_seen[i]),
+                    embedding=np.zeros(0, np.float32),
+                    **mask,
+                )
+            )
+        message = self._types[TRACKS_TYPE](
+            header=self._header(stamp_ns, frame_id),
+            image_height=shape[0],
+            image_width=shape[1],
+            model=model,
+            instances=instances,
+        )
+        self._write(message, stamp_ns)
+
+    def _write(self, message: Any, stamp_ns: int) -> None:
+        self._writer.write(
+            self._connection, stamp_ns, self._store.serialize_cdr(message, self._type)
+        )

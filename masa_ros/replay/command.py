@@ -1,0 +1,148 @@
+"""``masa_ros replay``: track a recording."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from masa_ros.errors import ImageError, SourceError
+from masa_ros.models.detector import DetectorConfig
+from masa_ros.pipeline import Pipeline, PipelineConfig
+from masa_ros.replay import evaluate
+from masa_ros.replay.recorder import Recorder
+from masa_ros.replay.sources import Source, open_source
+from masa_ros.replay.tracks_file import read_tracks
+from masa_ros.tracking import TrackerConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        'source', type=Path, metavar='SOURCE', help='rosbag2 folder, .mcap, .db3, video, or images'
+    )
+    parser.add_argument('--model', default='masa_nano', help='model (%(default)s)')
+    parser.add_argument('--weights', default='', help='weights file instead of the shipped one')
+    parser.add_argument('--output', type=Path, required=True, metavar='DIR')
+    parser.add_argument('--ground-truth', type=Path, metavar='GT', help='the truth, to score by')
+    parser.add_argument('--topic', default='', help='image topic of a bag (the only one)')
+    parser.add_argument(
+        '--fps', type=float, default=0.0, help='rate of a folder of images (its meta.json, or 10)'
+    )
+    parser.add_argument('--max-frames', type=int, default=0, metavar='N', help='stop after N')
+    parser.add_argument('--realtime', action='store_true', help='at the pace of the stamps')
+    parser.add_argument(
+        '--ros', action='store_true', help='through DDS and a node process of its own'
+    )
+    parser.add_argument('--no-overlay', action='store_true', help='write no overlay.mp4')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N (%(default)s)')
+    parser.add_argument('--input-size', type=int, default=0, help='long side of the network input')
+    parser.add_argument('--score-threshold', type=float, help='of detections, 0..1')
+    for field in dataclasses.fields(TrackerConfig):
+        option = '--' + field.name.replace('_', '-')
+        if isinstance(field.default, bool):
+            parser.add_argument(option, action='store_true')
+        else:
+            kind = type(field.default)
+            parser.add_argument(option, type=kind, default=field.default, help='(%(default)s)')
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Track a recording and write the output folder."""
+    source = open_source(arguments.source, arguments.topic, arguments.fps)
+    truth = read_tracks(arguments.ground_truth) if arguments.ground_truth else None
+    tracker = TrackerConfig(
+        **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(TrackerConfig)}
+    )
+    detector = DetectorConfig(
+        model=arguments.model,
+        weights=arguments.weights,
+        device=arguments.device,
+        input_size=arguments.input_size,
+        score_threshold=arguments.score_threshold,
+    )
+    config = PipelineConfig(detector, tracker)
+    fps = _rate(source)
+    with Recorder(arguments.output, arguments.model, fps, not arguments.no_overlay) as recorder:
+        if arguments.ros:
+            from masa_ros.nodes.player import play  # the only part that needs ROS
+
+            latencies, more = play(source, config, recorder, arguments.max_frames)
+        else:
+            pipeline = Pipeline.build(config)
+            latencies = replay(
+                source, pipeline, recorder, arguments.max_frames, arguments.realtime
+            )
+            more = {'device': pipeline.detector.device}
+    if not recorder.frames:
+        reasons = '; '.join(list(recorder.refused.values())[:3]) or 'it holds no images'
+        raise SourceError(f'{arguments.source}: nothing could be tracked: {reasons}')
+    if truth is not None:
+        scores = evaluate.evaluate(recorder.frames, truth)
+        more |= scores.rounded()
+        print(evaluate.table(scores))
+    summary = recorder.summary(latencies, **more)
+    print(
+        f'{summary["frames_tracked"]} images, {summary["frames_refused"]} refused, '
+        f'{summary["tracks"]} tracks, {summary["latency_ms_p50"]:.0f} ms an image (median): '
+        f'{arguments.output}'
+    )
+    return 0
+
+
+def _rate(source: Source) -> float:
+    """Frames per second by the first stamps of a recording."""
+    stamps: list[int] = []
+    for item in source:
+        if not isinstance(item.frame, ImageError):
+            stamps.append(item.frame.stamp_ns)
+        if len(stamps) == 10:
+            break
+    span = stamps[-1] - stamps[0] if stamps else 0
+    return min(max((len(stamps) - 1) * 1e9 / span, 1.0), 120.0) if span > 0 else 10.0
+
+
+def replay(
+    source: Source,
+    pipeline: Pipeline,
+    recorder: Recorder,
+    max_frames: int = 0,
+    realtime: bool = False,
+) -> list[float]:
+    """Track a recording in this process: the same input gives the same output.
+
+    With ``realtime`` images whose time has passed are skipped, as a node would skip them.
+
+    Returns
+    -------
+    Milliseconds that each image took.
+
+    """
+    latencies: list[float] = []
+    start: tuple[int, float] | None = None
+    total = min(len(source), max_frames) if max_frames else len(source)
+    bar = tqdm(source, total=total or None, unit='image', disable=not sys.stderr.isatty())
+    for index, item in enumerate(bar):
+        if max_frames and index >= max_frames:
+            break
+        if isinstance(item.frame, ImageError):
+            recorder.refuse(item.name, str(item.frame))
+            continue
+        now = time.perf_counter()
+        if realtime:
+            start = start or (item.frame.stamp_ns, now)
+            ahead = (item.frame.stamp_ns - start[0]) * 1e-9 - (now - start[1])
+            if ahead < -0.1:
+                recorder.refuse(item.name, 'skipped: its time had passed')
+                continue
+            time.sleep(max(ahead, 0))
+        before = time.perf_counter()
+        tracks = pipeline(item.frame)
+        latencies.append((time.perf_counter() - before) * 1e3)
+        recorder.add(index, item.name, item.frame, tracks)
+    return latencies
+
