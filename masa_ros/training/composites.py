@@ -143,20 +143,44 @@ class Composites:
         y, x = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
         return photo[y : y + rows, x : x + columns]
 
-    def _background(self, rng: np.random.Generator) -> Array:
-        """Return a (2H, 2W, 3) image that the views look at the middle of."""
+    def _background(self, rng: np.random.Generator) -> tuple[Array, bool]:
+        """Return a (2H, 2W, 3) image that the views look at the middle of.
+
+        The flag tells that it may show whole objects, about which nothing is known.
+        """
         height, width = 2 * self.size[0], 2 * self.size[1]
         kind = rng.random()
-        if kind < 0.12:  # nearly nothing: a colour gradient
+        if kind < 0.06:  # nearly nothing: a colour gradient
             corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
-            return cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+            return cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR), False
+        if kind < 0.22:  # a photograph as it is
+            photo = self.photos[rng.integers(len(self.photos))]
+            scale = max(height / photo.shape[0], width / photo.shape[1])
+            photo = cv2.resize(photo, None, fx=scale, fy=scale)
+            return photo[:height, :width], True
+        if kind < 0.5:  # a sharp texture: fine detail alone is no object
+            piece = self._piece(rng, 0.1, 0.35)
+            scale = float(rng.uniform(0.5, 1.5))
+            piece = cv2.resize(piece, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            piece = piece[:height, :width]
+            below, right = height - piece.shape[0], width - piece.shape[1]
+            return cv2.copyMakeBorder(piece, 0, below, 0, right, cv2.BORDER_REFLECT_101), False
+        if kind < 0.62:  # the same without any large structure
+            noise = np.zeros((height, width, 3), np.float32)
+            for octave in range(int(rng.integers(2, 8))):
+                rows, columns = max(2, height >> octave), max(2, width >> octave)
+                layer = rng.standard_normal((rows, columns, 1 if octave else 3), np.float32)
+                layer = np.broadcast_to(layer, (rows, columns, 3))
+                noise += cv2.resize(np.ascontiguousarray(layer), (width, height)) * rng.random()
+            colour = rng.uniform(30, 220, 3)
+            return np.clip(colour + noise * rng.uniform(5, 40), 0, 255).astype(np.uint8), False
         piece = cv2.resize(
             self._piece(rng, 0.2, 0.5), (width, height), interpolation=cv2.INTER_LINEAR
         )
-        if kind < 0.4:
+        if kind < 0.75:
             small = cv2.resize(piece, (width // 8, height // 8), interpolation=cv2.INTER_AREA)
             piece = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-        return piece
+        return piece, False
 
     def _shape(self, rng: np.random.Generator) -> Array:
         """RGBA of one rounded shape filled with a texture or a colour."""
@@ -237,7 +261,7 @@ class Composites:
 
     def _composite(self, rng: np.random.Generator) -> list[tuple[Array, Array, list[int], Array]]:
         height, width = self.size
-        background = self._background(rng)
+        background, unknown = self._background(rng)
         count = int(rng.integers(1, 10))
         largest = min(height, width) * (0.95 if count < 4 else 0.7)
         objects: list[_Object] = []
@@ -290,7 +314,8 @@ class Composites:
                 if visible[i] >= max(_VISIBLE_PIXELS, _VISIBLE_SHARE * area)
             ]
             hidden = [i for i in whole if visible[i] and i not in shown]
-            views.append((image, ids, shown, np.isin(ids, hidden)))
+            ignore = np.isin(ids, hidden) | (unknown & (ids == 0))
+            views.append((image, ids, shown, ignore))
         return views
 
     def _real(self, rng: np.random.Generator) -> list[tuple[Array, Array, list[int], Array]]:

@@ -57,8 +57,8 @@ class LossConfig:
     quality_scores: bool = True
     ignore_share: float = 0.5
     masks_per_image: int = 8
-    rpn_box: float = 1.0
-    box: float = 1.0
+    rpn_box: float = 4.0
+    box: float = 2.0
     mask: float = 1.0
     contrast: float = 0.5
 
