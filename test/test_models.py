@@ -129,16 +129,6 @@ def test_r50_computes_what_the_released_code_computes():
         assert np.abs(value - expected).max() <= 1e-4 * expected.std(), name
 
 
-@pytest.fixture(scope='module')
-def seeded_weights(tmp_path_factory):
-    torch.manual_seed(0)
-    network = MasaNetwork(NANO.network)
-    torch.nn.init.normal_(network.boxes.cls.weight, std=0.5)  # some boxes pass the threshold
-    path = tmp_path_factory.mktemp('weights') / 'nano.safetensors'
-    checkpoints.save(network, path, {'model': 'masa_nano'})
-    return path
-
-
 @pytest.mark.parametrize('shape', [(480, 640), (720, 1280), (33, 1000), (7, 5), (1, 1)])
 def test_instances_lie_in_the_image(seeded_weights, shape):
     detector = Detector.load(

@@ -1,0 +1,43 @@
+"""Shared by all tests: seeded weights, and a ROS domain of their own."""
+
+import os
+import random
+
+# Before rclpy is imported anywhere. A fresh domain: another test run on this machine, or a robot
+# in the same network, must not be heard. Domains up to 101 have free ports on every system.
+os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randint(2, 100))
+os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+
+import numpy as np
+import pytest
+import torch
+
+from masa_ros.models import checkpoints
+from masa_ros.models.network import MasaNetwork
+from masa_ros.models.zoo import model_config
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope='session')
+def seeded_weights(tmp_path_factory):
+    """A weights file of masa_nano with random weights that find many boxes."""
+    torch.manual_seed(0)
+    network = MasaNetwork(model_config('masa_nano').network)
+    torch.nn.init.normal_(network.boxes.cls.weight, std=0.5)
+    path = tmp_path_factory.mktemp('weights') / 'nano.safetensors'
+    checkpoints.save(network, path, {'model': 'masa_nano'})
+    return path
+
+
+def scene(shift=0, size=(240, 320)):
+    """A picture of three plain bodies on a soft ground, moved right by ``shift`` pixels."""
+    import cv2
+
+    height, width = size
+    image = np.full((height, width, 3), (90, 110, 100), np.uint8)
+    image += np.linspace(0, 40, width).astype(np.uint8)[None, :, None]
+    cv2.circle(image, (70 + shift, 80), 34, (220, 60, 50), -1, cv2.LINE_AA)
+    cv2.rectangle(image, (180 + shift, 110), (250 + shift, 190), (40, 70, 210), -1)
+    cv2.ellipse(image, (90, 180), (50, 24), 0, 0, 360, (240, 210, 60), -1, cv2.LINE_AA)
+    return image

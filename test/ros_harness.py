@@ -1,0 +1,107 @@
+"""A tracker node and the people around it, over real DDS, each with an executor of its own."""
+
+import contextlib
+import threading
+import time
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from masa_ros.msg import TrackedInstanceArray
+from masa_ros.nodes.messages import array_to_image, ns_to_stamp
+from masa_ros.nodes.tracker_node import TrackerNode
+
+SECOND = 1_000_000_000
+
+
+class Harness:
+    """Publishes images to a node and keeps what it answers."""
+
+    def __init__(self, overrides, build=None):
+        self.context = rclpy.Context()
+        rclpy.init(args=[], context=self.context)
+        options = {'build': build} if build else {}
+        self.node = TrackerNode(
+            context=self.context,
+            parameter_overrides=[Parameter(name, value=v) for name, v in overrides.items()],
+            **options,
+        )
+        self.peer = rclpy.create_node('peer', context=self.context)
+        self.tracks, self.diagnostics = [], []
+        self.images = self.peer.create_publisher(Image, 'image_raw', qos_profile_sensor_data)
+        self.compressed = self.peer.create_publisher(
+            CompressedImage, 'image_raw/compressed', qos_profile_sensor_data
+        )
+        self.peer.create_subscription(
+            TrackedInstanceArray, '/masa_tracker/tracks', self.tracks.append, 100
+        )
+        self.peer.create_subscription(
+            DiagnosticArray, '/diagnostics', self.diagnostics.append, 10
+        )
+        self._threads = []
+        for node in (self.node, self.peer):
+            executor = SingleThreadedExecutor(context=self.context)
+            executor.add_node(node)
+            thread = threading.Thread(target=self._spin, args=(executor,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._stamp = 100 * SECOND
+
+    def _spin(self, executor):
+        with contextlib.suppress(rclpy.executors.ExternalShutdownException):
+            executor.spin()
+
+    def close(self):
+        rclpy.shutdown(context=self.context)
+        for thread in self._threads:
+            thread.join(5)
+        self.node.destroy_node()
+        self.peer.destroy_node()
+
+    def until(self, condition, seconds=20.0):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.01)
+        return False
+
+    def wait_until_tracking(self):
+        publishers = (self.images, self.compressed)
+        assert self.until(lambda: any(p.get_subscription_count() for p in publishers), 60)
+
+    def header(self, stamp_ns=None):
+        if stamp_ns is None:
+            self._stamp += SECOND // 10
+            stamp_ns = self._stamp
+        return Header(stamp=ns_to_stamp(stamp_ns), frame_id='camera_optical_frame')
+
+    def image(self, pixels, encoding='rgb8', stamp_ns=None):
+        return array_to_image(pixels, encoding, self.header(stamp_ns))
+
+    def exchange(self, message, publisher=None):
+        """Publish one image and return the answer to it, None when there is none in time."""
+        before = len(self.tracks)
+        (publisher or self.images).publish(message)
+        self.until(lambda: len(self.tracks) > before, 5.0)
+        return self.tracks[-1] if len(self.tracks) > before else None
+
+    def report(self, key):
+        """A value of the newest diagnostics, '' when it is not there."""
+        for message in reversed(self.diagnostics):
+            for status in message.status:
+                if status.name == 'masa_tracker':
+                    return next((v.value for v in status.values if v.key == key), '')
+        return ''
+
+
+def jpeg(pixels):
+    import cv2
+
+    return cv2.imencode('.jpg', np.ascontiguousarray(pixels[:, :, ::-1]))[1].tobytes()

@@ -1,0 +1,354 @@
+import array
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import scene
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
+from ros_harness import SECOND, Harness, jpeg
+from sensor_msgs.msg import CompressedImage, Image
+from std_srvs.srv import Trigger
+
+from masa_ros.masks import mask_from_msg
+from masa_ros.nodes.messages import tracks_from_msg
+from masa_ros.pipeline import Pipeline
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def harness(request, seeded_weights):
+    """A tracking node; parametrise indirectly with parameter overrides."""
+    overrides = {
+        'weights': str(seeded_weights),
+        'device': 'cpu',
+        'input_size': 192,
+        'score_threshold': 0.0,
+        'init_score_thr': 0.0,
+        'obj_score_thr': 0.0,
+        'publish_tentative': True,
+    }
+    made = Harness(overrides | getattr(request, 'param', {}))
+    if made.node.get_parameter('autostart').value:
+        made.wait_until_tracking()
+    yield made
+    made.close()
+
+
+def call(harness, kind, name, request):
+    client = harness.peer.create_client(kind, name)
+    assert client.wait_for_service(10)
+    future = client.call_async(request)
+    assert harness.until(future.done, 30)
+    return future.result()
+
+
+def test_the_answer_belongs_to_the_image(harness):
+    message = harness.image(scene())
+    answer = harness.exchange(message)
+    assert answer.header == message.header
+    assert (answer.image_height, answer.image_width) == (240, 320)
+    assert answer.model == 'masa_nano'
+    assert answer.instances, 'the seeded weights find boxes in this picture'
+    tracks = tracks_from_msg(answer)
+    assert (tracks.track_ids > 0).all()
+    assert len(set(tracks.track_ids.tolist())) == len(tracks)
+    assert (tracks.boxes >= 0).all()
+    assert (tracks.boxes <= [320, 240, 320, 240]).all()
+    for instance in answer.instances:
+        mask = mask_from_msg(instance)
+        assert mask is None or mask.full(240, 320).any()
+
+
+def test_ids_stay_on_a_still_picture(harness):
+    first = tracks_from_msg(harness.exchange(harness.image(scene())))
+    second = tracks_from_msg(harness.exchange(harness.image(scene())))
+    assert first.track_ids.tolist() == second.track_ids.tolist()
+
+
+def warned(capfd, words):
+    """Lines with these words that the node logged since the last call."""
+    return [line for line in capfd.readouterr().err.splitlines() if words in line]
+
+
+BAD = {
+    'encoding': lambda h: Image(
+        header=h.header(), height=4, width=4, encoding='yuv9000', step=4, data=array.array('B', 16 * [0])
+    ),
+    'step': lambda h: with_fields(h.image(scene()), step=10),
+    'size': lambda h: with_fields(h.image(scene()), height=0, width=0, data=array.array('B')),
+    'data': lambda h: with_fields(h.image(scene()), data=array.array('B', 100 * [0])),
+}
+
+
+def with_fields(message, **fields):
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+@pytest.mark.parametrize('cause', BAD)
+def test_a_bad_image_costs_one_line_and_is_counted(harness, cause, capfd):
+    assert harness.exchange(harness.image(scene()))
+    for _ in range(3):
+        harness.images.publish(BAD[cause](harness))
+        time.sleep(0.1)
+    key = f'rejected_{cause}'
+    assert harness.until(lambda: harness.report(key) == '3', 5), harness.report('last_problem')
+    lines = warned(capfd, 'image refused')
+    assert len(lines) == 1, lines
+    assert '/image_raw' in lines[0]
+    assert harness.exchange(harness.image(scene())), 'the node goes on'
+
+
+@pytest.mark.parametrize('harness', [{'image_transport': 'compressed'}], indirect=True)
+def test_compressed_images_and_a_corrupt_one(harness, capfd):
+    good = CompressedImage(header=harness.header(), format='jpeg')
+    good.data = array.array('B', jpeg(scene()))
+    assert harness.exchange(good, harness.compressed).instances
+    corrupt = CompressedImage(header=harness.header(), format='jpeg')
+    corrupt.data = array.array('B', jpeg(scene())[:40])
+    assert harness.exchange(corrupt, harness.compressed) is None
+    assert harness.until(lambda: harness.report('rejected_data') == '1', 5)
+    assert len(warned(capfd, '/image_raw/compressed: image refused')) == 1
+    good.header = harness.header()
+    assert harness.exchange(good, harness.compressed)
+
+
+def test_the_size_may_change_in_the_stream(harness):
+    for size in ((240, 320), (480, 640), (120, 160), (240, 320)):
+        pixels = scene()[: size[0], : size[1]] if size[0] < 240 else scene(size=size)
+        answer = harness.exchange(harness.image(pixels))
+        assert (answer.image_height, answer.image_width) == pixels.shape[:2]
+    assert harness.report('rejected') in ('', '0')
+
+
+def test_stamps_that_jump_back_start_new_tracks(harness, capfd):
+    before = tracks_from_msg(harness.exchange(harness.image(scene())))
+    after = tracks_from_msg(harness.exchange(harness.image(scene(), stamp_ns=5 * SECOND)))
+    assert set(before.track_ids.tolist()).isdisjoint(after.track_ids.tolist())
+    assert harness.until(lambda: harness.report('event_time_jump') == '1', 5)
+    assert len(warned(capfd, 'jump back')) == 1
+
+
+@pytest.mark.parametrize('harness', [{'on_time_jump': 'continue'}], indirect=True)
+def test_or_continue_where_wanted(harness):
+    before = tracks_from_msg(harness.exchange(harness.image(scene())))
+    after = tracks_from_msg(harness.exchange(harness.image(scene(), stamp_ns=5 * SECOND)))
+    assert before.track_ids.tolist() == after.track_ids.tolist()
+
+
+def test_an_image_behind_a_newer_one_is_dropped(harness):
+    message = harness.image(scene())
+    assert harness.exchange(message)
+    stamp = message.header.stamp.sec * SECOND + message.header.stamp.nanosec
+    assert harness.exchange(harness.image(scene(), stamp_ns=stamp - SECOND // 20)) is None
+    assert harness.until(lambda: harness.report('rejected_late') == '1', 5)
+
+
+def test_overload_is_counted_exactly(seeded_weights):
+    def slow(config):
+        pipeline = Pipeline.build(config)
+
+        class Slow:
+            def __getattr__(self, name):
+                return getattr(pipeline, name)
+
+            def __call__(self, frame):
+                time.sleep(0.15)
+                return pipeline(frame)
+
+        return Slow()
+
+    harness = Harness({'weights': str(seeded_weights), 'device': 'cpu', 'input_size': 192}, slow)
+    harness.wait_until_tracking()
+    for _ in range(40):
+        harness.images.publish(harness.image(scene()))
+        time.sleep(0.02)
+
+    def at_rest():
+        names = ('received', 'processed', 'skipped', 'rejected', 'failed')
+        received, *ends = (int(harness.report(name) or 0) for name in names)
+        return received > 20 and received == sum(ends)
+
+    try:
+        assert harness.until(at_rest, 15)
+        assert int(harness.report('skipped')) > 10
+        assert int(harness.report('processed')) == len(harness.tracks)
+    finally:
+        harness.close()
+
+
+def test_a_model_that_fails_does_not_take_the_node_with_it(seeded_weights, capfd):
+    def fragile(config):
+        pipeline = Pipeline.build(config)
+
+        class Fragile:
+            def __getattr__(self, name):
+                return getattr(pipeline, name)
+
+            def __call__(self, frame):
+                if frame.image.shape[0] == 100:
+                    raise RuntimeError('out of memory')
+                return pipeline(frame)
+
+        return Fragile()
+
+    harness = Harness({'weights': str(seeded_weights), 'device': 'cpu', 'input_size': 192}, fragile)
+    try:
+        harness.wait_until_tracking()
+        assert harness.exchange(harness.image(scene()[:100])) is None
+        assert harness.until(lambda: harness.report('failed') == '1', 5)
+        assert len(warned(capfd, 'RuntimeError: out of memory')) == 1
+        assert harness.exchange(harness.image(scene()))
+    finally:
+        harness.close()
+
+
+def test_pictures_are_drawn_only_for_listeners(harness):
+    drawn, labels = [], []
+    assert harness.exchange(harness.image(scene()))
+    overlay = harness.peer.create_subscription(
+        Image, '/masa_tracker/overlay', drawn.append, qos_profile_sensor_data
+    )
+    harness.peer.create_subscription(
+        Image, '/masa_tracker/label_mask', labels.append, qos_profile_sensor_data
+    )
+    assert harness.until(lambda: harness.node._overlay.get_subscription_count() == 1)
+    assert harness.until(lambda: harness.node._label_mask.get_subscription_count() == 1)
+    answer = harness.exchange(harness.image(scene()))
+    assert harness.until(lambda: drawn and labels, 5)
+    assert drawn[0].header == answer.header
+    assert drawn[0].encoding == 'rgb8'
+    label_mask = np.frombuffer(labels[0].data, np.uint16).reshape(240, 320)
+    ids = {i.track_id for i in answer.instances}
+    assert set(np.unique(label_mask).tolist()) - {0} <= ids
+    harness.peer.destroy_subscription(overlay)
+    assert harness.until(lambda: harness.node._overlay.get_subscription_count() == 0)
+    count = len(drawn)
+    assert harness.exchange(harness.image(scene()))
+    assert len(drawn) == count
+
+
+def test_reset_forgets_and_never_reuses_ids(harness):
+    before = tracks_from_msg(harness.exchange(harness.image(scene())))
+    assert call(harness, Trigger, '/masa_tracker/reset', Trigger.Request()).success
+    after = tracks_from_msg(harness.exchange(harness.image(scene())))
+    assert len(after)
+    assert after.track_ids.min() > before.track_ids.max()
+
+
+def set_parameter(harness, name, value):
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    return call(harness, SetParameters, '/masa_tracker/set_parameters', request).results[0]
+
+
+def test_parameters_change_at_run_time_or_say_why_not(harness):
+    assert harness.exchange(harness.image(scene())).instances
+    assert set_parameter(harness, 'score_threshold', 1.0).successful
+    assert not harness.exchange(harness.image(scene())).instances
+    too_high = set_parameter(harness, 'score_threshold', 3.0)
+    assert not too_high.successful
+    fixed = set_parameter(harness, 'device', 'cuda')
+    assert not fixed.successful
+    assert 'clean it up' in fixed.reason
+    wrong = set_parameter(harness, 'on_time_jump', 'panic')
+    assert not wrong.successful
+    assert 'reset, continue' in wrong.reason
+    assert set_parameter(harness, 'publish_embeddings', True).successful
+    assert set_parameter(harness, 'score_threshold', 0.0).successful
+    embedded = harness.exchange(harness.image(scene())).instances
+    assert len(embedded[0].embedding) == 128
+
+
+@pytest.mark.parametrize('harness', [{'max_rate': 2.0}], indirect=True)
+def test_the_rate_is_limited(harness):
+    for _ in range(20):
+        harness.images.publish(harness.image(scene()))
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert 1 <= len(harness.tracks) <= 4
+
+
+@pytest.mark.parametrize('harness', [{'autostart': False}], indirect=True)
+def test_lifecycle(harness, capfd):
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return call(harness, ChangeState, '/masa_tracker/change_state', request).success
+
+    def state():
+        return call(
+            harness, GetState, '/masa_tracker/get_state', GetState.Request()
+        ).current_state.label
+
+    assert state() == 'unconfigured'
+    assert harness.images.get_subscription_count() == 0
+    assert change(Transition.TRANSITION_CONFIGURE)
+    assert state() == 'inactive'
+    assert harness.images.get_subscription_count() == 0
+    for _ in range(2):
+        assert change(Transition.TRANSITION_ACTIVATE)
+        harness.wait_until_tracking()
+        assert harness.exchange(harness.image(scene()))
+        assert change(Transition.TRANSITION_DEACTIVATE)
+        assert harness.until(lambda: harness.images.get_subscription_count() == 0)
+    assert change(Transition.TRANSITION_CLEANUP)
+    assert state() == 'unconfigured'
+    assert set_parameter(harness, 'weights', '/nowhere.safetensors').successful
+    assert not change(Transition.TRANSITION_CONFIGURE)
+    assert state() == 'unconfigured'
+    assert len(warned(capfd, '/nowhere.safetensors')) == 1
+
+
+def test_silence_is_reported(harness):
+    assert set_parameter(harness, 'silence_seconds', 0.5).successful
+    assert harness.until(
+        lambda: any('no image for' in s.message for d in harness.diagnostics for s in d.status), 5
+    )
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_the_process_ends_cleanly_when_told_to(number, seeded_weights):
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'masa_ros.cli', 'node', '--ros-args', '-p', 'device:=cpu']
+        + ['-p', f'weights:={seeded_weights}'],
+        cwd='/',
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {'RCUTILS_LOGGING_BUFFERED_STREAM': '0'},
+    )
+    try:
+        seen = ''
+        for line in process.stdout:
+            seen += line
+            if 'tracking /image_raw' in line:
+                break
+        start = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(10) == 0, seen
+        assert time.monotonic() - start < 3.0
+        assert 'Traceback' not in process.stdout.read()
+    finally:
+        process.kill()
+
+
+def test_a_bad_parameter_is_one_line():
+    result = subprocess.run(
+        [sys.executable, '-m', 'masa_ros.cli', 'node', '--ros-args', '-p', 'memo_momentum:=7.0'],
+        cwd='/',
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert 'memo_momentum' in result.stderr
+    assert 'Traceback' not in result.stderr

@@ -1,0 +1,266 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from conftest import scene
+from rosbags.highlevel import AnyReader
+
+from masa_ros import cli, overlay
+from masa_ros.errors import ImageError, SourceError
+from masa_ros.masks import mask_from_msg
+from masa_ros.replay.bags import IMAGE_TYPE, BagWriter, typestore
+from masa_ros.replay.evaluate import evaluate
+from masa_ros.replay.sources import open_source
+from masa_ros.replay.tracks_file import TrackedFrame, read_tracks, write_tracks
+from masa_ros.types import Instances, Mask, TrackState
+
+COUNT = 6
+
+
+@pytest.fixture(scope='module')
+def recordings(tmp_path_factory):
+    """The same six pictures as a folder, a bag and a video."""
+    root = tmp_path_factory.mktemp('recordings')
+    folder = root / 'frames'
+    folder.mkdir()
+    pictures = [scene(shift=4 * i) for i in range(COUNT)]
+    for i, picture in enumerate(pictures):
+        cv2.imwrite(str(folder / f'{i + 8}.png'), picture[:, :, ::-1])  # 8, 9, 10, ...
+    with BagWriter(root / 'bag.mcap', '/camera/image_raw', IMAGE_TYPE) as bag:
+        for i, picture in enumerate(pictures):
+            bag.write_image(picture, (i + 1) * 10**8, 'camera')
+    with av.open(str(root / 'video.mp4'), 'w') as container:
+        stream = container.add_stream('libx264', rate=10)
+        stream.height, stream.width, stream.pix_fmt = 240, 320, 'yuv420p'
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24')))
+        container.mux(stream.encode(None))
+    return root
+
+
+@pytest.mark.parametrize('name', ['frames', 'bag.mcap', 'video.mp4'])
+def test_every_kind_of_recording_gives_its_frames(recordings, name):
+    source = open_source(recordings / name)
+    items = list(source)
+    assert len(source) == len(items) == COUNT
+    stamps = np.array([item.frame.stamp_ns for item in items])
+    assert (np.diff(stamps) == 10**8).all()
+    for i, item in enumerate(items):
+        difference = np.abs(item.frame.image.astype(int) - scene(shift=4 * i)).mean()
+        assert difference == 0 if name != 'video.mp4' else difference < 3
+
+
+def test_a_folder_knows_its_rate(recordings, tmp_path):
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f'{i}.jpg'), scene())
+    (tmp_path / 'meta.json').write_text('{"fps": 25}')
+    assert [item.frame.stamp_ns for item in open_source(tmp_path)] == [0, 4 * 10**7, 8 * 10**7]
+    assert [i.frame.stamp_ns for i in open_source(tmp_path, fps=5)] == [0, 2 * 10**8, 4 * 10**8]
+
+
+def test_a_broken_image_is_an_item_too(tmp_path):
+    cv2.imwrite(str(tmp_path / '0.png'), scene())
+    (tmp_path / '1.png').write_bytes(b'broken')
+    items = list(open_source(tmp_path))
+    assert isinstance(items[1].frame, ImageError)
+
+
+@pytest.mark.parametrize(
+    'make, words',
+    [
+        (lambda p: p / 'nothing', 'does not exist'),
+        (lambda p: p, 'holds no images'),
+        (lambda p: written(p / 'a.mcap', b'rubbish'), 'not a readable bag'),
+        (lambda p: written(p / 'a.db3', b'rubbish'), 'not a readable bag'),
+        (lambda p: written(p / 'a.mp4', b'rubbish'), 'readable video'),
+    ],
+)
+def test_what_is_no_recording_says_so(tmp_path, make, words):
+    with pytest.raises(SourceError, match=words):
+        open_source(make(tmp_path))
+
+
+def written(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def test_a_topic_that_is_not_there_names_those_that_are(recordings):
+    with pytest.raises(SourceError, match='/camera/image_raw'):
+        open_source(recordings / 'bag.mcap', topic='/lidar')
+
+
+def replay(source, output, weights, *options):
+    return cli.main(
+        ['replay', str(source), '--output', str(output), '--weights', str(weights)]
+        + ['--input-size', '192', '--score-threshold', '0', '--init-score-thr', '0']
+        + ['--device', 'cpu', *options]
+    )
+
+
+def test_replay_writes_everything_and_the_same_again(recordings, seeded_weights, tmp_path):
+    for name in ('a', 'b'):
+        assert replay(recordings / 'bag.mcap', tmp_path / name, seeded_weights) == 0
+    first, second = ((tmp_path / n / 'tracks.json').read_text() for n in 'ab')
+    assert first == second
+    document = json.loads(first)
+    assert document['format'] == 'masa_ros.tracks/1'
+    assert [f['index'] for f in document['frames']] == list(range(COUNT))
+    frames = read_tracks(tmp_path / 'a' / 'tracks.json')
+    assert sum(len(f.instances) for f in frames) > 0
+
+    with AnyReader([tmp_path / 'a' / 'tracks.mcap'], default_typestore=typestore()) as reader:
+        (connection,) = reader.connections
+        assert connection.msgtype == 'masa_ros/msg/TrackedInstanceArray'
+        recorded = [reader.deserialize(raw, connection.msgtype) for _, _, raw in reader.messages()]
+    for message, frame in zip(recorded, frames, strict=True):
+        assert [i.track_id for i in message.instances] == frame.instances.track_ids.tolist()
+        for instance, mask in zip(message.instances, frame.instances.masks):
+            sent = mask_from_msg(instance)
+            assert (sent is None) == (mask is None)
+            if mask is not None:
+                np.testing.assert_array_equal(sent.full(240, 320), mask.full(240, 320))
+
+    with av.open(str(tmp_path / 'a' / 'overlay.mp4')) as container:
+        assert sum(1 for _ in container.decode(video=0)) == COUNT
+    summary = json.loads((tmp_path / 'a' / 'summary.json').read_text())
+    assert summary['frames_tracked'] == COUNT
+    assert summary['latency_ms_p99'] >= summary['latency_ms_p50'] > 0
+
+
+def test_replay_scores_against_the_truth(recordings, seeded_weights, tmp_path, capsys):
+    replay(recordings / 'frames', tmp_path / 'a', seeded_weights)
+    truth = str(tmp_path / 'a' / 'tracks.json')
+    replay(recordings / 'frames', tmp_path / 'b', seeded_weights, '--ground-truth', truth)
+    assert json.loads((tmp_path / 'b' / 'summary.json').read_text())['hota'] == 1.0
+    assert cli.main(['evaluate', truth, '--ground-truth', truth]) == 0
+    assert 'idf1            1.000' in capsys.readouterr().out
+
+
+@pytest.mark.ros
+def test_replay_through_a_real_node(recordings, seeded_weights, tmp_path):
+    assert replay(recordings / 'bag.mcap', tmp_path, seeded_weights, '--ros') == 0
+    summary = json.loads((tmp_path / 'summary.json').read_text())
+    assert summary['frames_in'] == COUNT
+    assert summary['frames_tracked'] + summary['frames_skipped'] == COUNT
+    assert summary['frames_tracked'] >= 1
+    assert summary['device'] == 'cpu'
+    assert read_tracks(tmp_path / 'tracks.json')
+
+
+def test_errors_are_one_line_and_exit_code_two(tmp_path, capsys):
+    assert replay(tmp_path / 'nothing', tmp_path / 'out', 'w') == 2
+    assert 'does not exist' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('', 'not a tracks file'),
+        ('[]', 'not a tracks file'),
+        ('{"format": "other/9"}', "expected 'masa_ros.tracks/1'"),
+        ('{"format": "masa_ros.tracks/1", "frames": [{}]}', 'not a tracks file'),
+    ],
+)
+def test_a_file_that_is_no_tracks_file(tmp_path, text, words):
+    path = tmp_path / 'tracks.json'
+    path.write_text(text)
+    with pytest.raises(SourceError, match=words):
+        read_tracks(path)
+
+
+def boxes(ids, xs, states=None):
+    """Objects of 20 x 20 pixels at y = 20, with masks."""
+    count = len(ids)
+    return Instances(
+        boxes=np.array([(x, 20, x + 20, 40) for x in xs], np.float32).reshape(-1, 4),
+        scores=np.ones(count, np.float32),
+        labels=np.full(count, -1, np.int32),
+        embeddings=np.zeros((count, 0), np.float32),
+        masks=tuple(Mask(x, 20, np.ones((20, 20), bool)) for x in xs),
+        track_ids=np.array(ids, np.int64),
+        states=np.array(states or [TrackState.TRACKED] * count, np.uint8),
+    )
+
+
+def frames(*instances):
+    return [TrackedFrame(t, str(t), t, 60, 200, i) for t, i in enumerate(instances)]
+
+
+def test_figures_of_hand_computed_cases():
+    truth = frames(*[boxes([1, 2], [10, 100])] * 4)
+    perfect = evaluate(frames(*[boxes([7, 9], [10, 100])] * 4), truth)
+    assert (perfect.hota, perfect.idf1, perfect.mota) == (1, 1, 1)
+    # One of two objects found, always: DetA 1/2, AssA 1, IDF1 = 2 * 4 / (8 + 4).
+    half = evaluate(frames(*[boxes([7], [10])] * 4), truth)
+    assert half.deta == pytest.approx(0.5)
+    assert half.assa == pytest.approx(1.0)
+    assert half.idf1 == pytest.approx(2 / 3)
+    # Ids swap in the middle: found everything, associated half.
+    swapped = frames(*[boxes([7, 9], [10, 100])] * 2, *[boxes([9, 7], [10, 100])] * 2)
+    scores = evaluate(swapped, truth)
+    assert scores.id_switches == 2
+    assert scores.idf1 == pytest.approx(0.5)
+    assert scores.assa == pytest.approx(1 / 3)
+
+
+def test_tentative_and_lost_tracks_claim_nothing():
+    truth = frames(boxes([1], [10]))
+    found = frames(
+        boxes([1, 2, 3], [10, 60, 120], [TrackState.TRACKED, TrackState.TENTATIVE, TrackState.LOST])
+    )
+    assert evaluate(found, truth).hota == 1
+
+
+def test_frames_in_common_are_needed():
+    with pytest.raises(SourceError, match='no frame in common'):
+        evaluate(frames(boxes([1], [10])), [])
+
+
+def test_tracks_survive_the_file(tmp_path):
+    states = [TrackState.TRACKED, TrackState.LOST]
+    written_frames = frames(boxes([3, 4], [10, 50], states), boxes([], []))
+    write_tracks(tmp_path / 't.json', 'masa_nano', written_frames)
+    for a, b in zip(written_frames, read_tracks(tmp_path / 't.json'), strict=True):
+        np.testing.assert_array_equal(a.instances.boxes, b.instances.boxes)
+        np.testing.assert_array_equal(a.instances.states, b.instances.states)
+        for m, n in zip(a.instances.masks, b.instances.masks, strict=True):
+            np.testing.assert_array_equal(m.full(60, 200), n.full(60, 200))
+
+
+@pytest.mark.parametrize('size', [(240, 320), (1080, 1920), (16, 16)])
+def test_the_overlay_colours_the_object_and_leaves_the_rest(size):
+    image = np.full((*size, 3), 100, np.uint8)
+    tracks = boxes([1], [0]) if size[0] < 50 else boxes([1], [60])
+    if size[0] < 50:
+        tracks = tracks[[]]
+    drawn = overlay.draw(image, tracks)
+    assert drawn.shape == image.shape
+    assert (image == 100).all(), 'the input is not drawn on'
+    if len(tracks):
+        assert (drawn[25:35, 65:75] != 100).any(axis=2).all()
+        assert (drawn[100:, 200:] == 100).all()
+
+
+def test_help_needs_neither_torch_nor_ros():
+    code = (
+        'import sys; from masa_ros import cli\n'
+        'try: cli.main(["--help"])\n'
+        'except SystemExit: pass\n'
+        'assert not {"torch", "rclpy", "cv2"} & set(sys.modules), "imported too much"'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, cwd='/', stdout=subprocess.DEVNULL)
+
+
+def test_the_core_needs_no_ros():
+    code = (
+        'import sys, masa_ros.pipeline, masa_ros.replay.command, masa_ros.training.train\n'
+        'assert not any(m.split(".")[0] == "rclpy" for m in sys.modules)'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, cwd='/')
+    assert Path(cli.__file__).is_file()
