@@ -1,12 +1,13 @@
-"""Start the tracker on a camera: ros2 launch masa_ros tracker.launch.py image:=/camera/image_raw."""
+"""Start the tracker: ros2 launch masa_ros tracker.launch.py image:=/camera/image_raw."""
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:

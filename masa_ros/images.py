@@ -94,9 +94,13 @@ def rgb_from_image(message: Any) -> Rgb:
     if layout.conversion is None:
         return pixels
     if layout.rows != (1, 1) and (height % 2 or width % 2):
-        raise ImageError(f'{encoding} needs an even size, the image is {width} x {height} pixels', 'size')
+        raise ImageError(
+            f'{encoding} needs an even size, the image is {width} x {height} pixels', 'size'
+        )
     if layout.channels == 2 and width % 2:
-        raise ImageError(f'{encoding} needs an even width, the image is {width} pixels wide', 'size')
+        raise ImageError(
+            f'{encoding} needs an even width, the image is {width} pixels wide', 'size'
+        )
     return cv2.cvtColor(pixels, layout.conversion)
 
 
@@ -117,9 +121,7 @@ def _pixels(message: Any, layout: _Layout, height: int, width: int) -> NDArray[A
         raise ImageError(
             f'data has {data.size} bytes, {described} with step {step} has {needed}', 'data'
         )
-    lines = np.lib.stride_tricks.as_strided(
-        data, (rows, line), (step, 1), writeable=False
-    )
+    lines = np.lib.stride_tricks.as_strided(data, (rows, line), (step, 1), writeable=False)
     if dtype.itemsize == 2:
         if step % 2 or data.ctypes.data % 2:
             lines = np.ascontiguousarray(lines)
@@ -162,12 +164,10 @@ def rgb_from_compressed(message: Any) -> Rgb:
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise ImageError(
-            f'the compressed image cannot be decoded: {error.err}', 'data'
-        ) from error
+        raise ImageError(f'the compressed image cannot be decoded: {error.err}', 'data') from error
     if image is None:
         raise ImageError(
-            f"the compressed image ({data.size} bytes, format '{message.format}') cannot be decoded",
+            f"the compressed image ({data.size} bytes of '{message.format}') cannot be decoded",
             'data',
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

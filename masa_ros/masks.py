@@ -30,9 +30,7 @@ def counts_of(mask: Mask) -> NDArray[np.uint32]:
     return counts.astype(np.uint32)
 
 
-def mask_from_counts(
-    counts: NDArray[np.integer], x: int, y: int, width: int, height: int
-) -> Mask:
+def mask_from_counts(counts: NDArray[np.integer], x: int, y: int, width: int, height: int) -> Mask:
     """Inverse of ``counts_of``.
 
     Raises

@@ -14,8 +14,8 @@ from masa_ros.types import Frame, Instances
 class PipelineConfig:
     """Everything that decides what a pipeline does."""
 
-    detector: DetectorConfig = DetectorConfig()
-    tracker: TrackerConfig = TrackerConfig()
+    detector: DetectorConfig = dataclasses.field(default_factory=DetectorConfig)
+    tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
 
 
 class Pipeline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,9 +129,9 @@ class Instances:
             if index.size == 0:
                 index = index.astype(np.intp)
         chosen = np.arange(len(self))[index]
-        values = {}
+        values: dict[str, Any] = {}
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value: Any = getattr(self, field.name)
             if isinstance(value, tuple):
                 values[field.name] = tuple(value[i] for i in chosen)
             else:

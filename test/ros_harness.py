@@ -7,13 +7,13 @@ import time
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from masa_ros.msg import TrackedInstanceArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from masa_ros.msg import TrackedInstanceArray
 from masa_ros.nodes.messages import array_to_image, ns_to_stamp
 from masa_ros.nodes.tracker_node import TrackerNode
 
@@ -41,9 +41,7 @@ class Harness:
         self.peer.create_subscription(
             TrackedInstanceArray, '/masa_tracker/tracks', self.tracks.append, 100
         )
-        self.peer.create_subscription(
-            DiagnosticArray, '/diagnostics', self.diagnostics.append, 10
-        )
+        self.peer.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 10)
         self._threads = []
         for node in (self.node, self.peer):
             executor = SingleThreadedExecutor(context=self.context)

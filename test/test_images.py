@@ -72,7 +72,9 @@ def test_grey_images_come_out_exactly(encoding, padding):
 def test_both_byte_orders(encoding):
     source = (EXACT | GREYS)[encoding]
     little = rgb_from_image(message(source, encoding))
-    np.testing.assert_array_equal(rgb_from_image(message(source, encoding, bigendian=True)), little)
+    np.testing.assert_array_equal(
+        rgb_from_image(message(source, encoding, bigendian=True)), little
+    )
 
 
 def test_rgb8_is_a_view_of_the_message():

@@ -11,7 +11,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from masa_ros.errors import ConfigError, ImageError, WeightsError
-from masa_ros.models import checkpoints, sampling
+from masa_ros.models import sampling
 from masa_ros.models.detector import Detector, DetectorConfig, paste_masks
 from masa_ros.models.heads import decode_boxes, encode_boxes
 from masa_ros.models.network import MasaNetwork
@@ -231,7 +231,7 @@ def test_a_model_without_shipped_weights_says_so():
 
 @pytest.mark.parametrize('name', sorted(ZOO))
 def test_the_image_part_exports_with_static_shapes(name):
-    """The graph that is compiled later has no data-dependent Python and no torchvision operator."""
+    """The graph that is compiled later has no data-dependent Python, no torchvision operator."""
     network = MasaNetwork(model_config(name).network).eval()
     program = torch.export.export(network, (torch.zeros(1, 3, 64, 96),), strict=False)
     assert 'torchvision' not in str(program.graph)

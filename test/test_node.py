@@ -81,7 +81,12 @@ def warned(capfd, words):
 
 BAD = {
     'encoding': lambda h: Image(
-        header=h.header(), height=4, width=4, encoding='yuv9000', step=4, data=array.array('B', 16 * [0])
+        header=h.header(),
+        height=4,
+        width=4,
+        encoding='yuv9000',
+        step=4,
+        data=array.array('B', 16 * [0]),
     ),
     'step': lambda h: with_fields(h.image(scene()), step=10),
     'size': lambda h: with_fields(h.image(scene()), height=0, width=0, data=array.array('B')),
@@ -202,7 +207,9 @@ def test_a_model_that_fails_does_not_take_the_node_with_it(seeded_weights, capfd
 
         return Fragile()
 
-    harness = Harness({'weights': str(seeded_weights), 'device': 'cpu', 'input_size': 192}, fragile)
+    harness = Harness(
+        {'weights': str(seeded_weights), 'device': 'cpu', 'input_size': 192}, fragile
+    )
     try:
         harness.wait_until_tracking()
         assert harness.exchange(harness.image(scene()[:100])) is None
@@ -317,9 +324,9 @@ def test_silence_is_reported(harness):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_the_process_ends_cleanly_when_told_to(number, seeded_weights):
+    parameters = ['-p', 'device:=cpu', '-p', f'weights:={seeded_weights}']
     process = subprocess.Popen(
-        [sys.executable, '-m', 'masa_ros.cli', 'node', '--ros-args', '-p', 'device:=cpu']
-        + ['-p', f'weights:={seeded_weights}'],
+        [sys.executable, '-m', 'masa_ros.cli', 'node', '--ros-args', *parameters],
         cwd='/',
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

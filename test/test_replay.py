@@ -96,11 +96,9 @@ def test_a_topic_that_is_not_there_names_those_that_are(recordings):
 
 
 def replay(source, output, weights, *options):
-    return cli.main(
-        ['replay', str(source), '--output', str(output), '--weights', str(weights)]
-        + ['--input-size', '192', '--score-threshold', '0', '--init-score-thr', '0']
-        + ['--device', 'cpu', *options]
-    )
+    options = ('--input-size', '192', '--score-threshold', '0', '--init-score-thr', '0', *options)
+    paths = (str(source), '--output', str(output), '--weights', str(weights))
+    return cli.main(['replay', *paths, '--device', 'cpu', *options])
 
 
 def test_replay_writes_everything_and_the_same_again(recordings, seeded_weights, tmp_path):
@@ -212,7 +210,9 @@ def test_figures_of_hand_computed_cases():
 def test_tentative_and_lost_tracks_claim_nothing():
     truth = frames(boxes([1], [10]))
     found = frames(
-        boxes([1, 2, 3], [10, 60, 120], [TrackState.TRACKED, TrackState.TENTATIVE, TrackState.LOST])
+        boxes(
+            [1, 2, 3], [10, 60, 120], [TrackState.TRACKED, TrackState.TENTATIVE, TrackState.LOST]
+        )
     )
     assert evaluate(found, truth).hota == 1
 

@@ -1,0 +1,1 @@
+"""Networks: tensors in, tensors out; the zoo, weights files, and the detector around them."""

@@ -99,7 +99,7 @@ class Detector:
         self.half = config.precision == 'fp16' or (
             config.precision == 'auto' and device.startswith('cuda')
         )
-        self.network = network.eval().to(device, memory_format=torch.channels_last)
+        self.network = network.eval().to(device).to(memory_format=torch.channels_last)
         if self.half:
             self.network = self.network.half()
 
@@ -157,9 +157,7 @@ class Detector:
 
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ImageError(
-                f'expected (H, W, 3) uint8 pixels, got {image.shape} {image.dtype}'
-            )
+            raise ImageError(f'expected (H, W, 3) uint8 pixels, got {image.shape} {image.dtype}')
         tensor, shape = self.preprocess(image)
         features = self.network(tensor)
         boxes, scores, pooled = self._detect(features, shape)
@@ -208,10 +206,8 @@ class Detector:
         padded = F.pad(normalise(tensor), (0, -columns % step, 0, -rows % step))
         return padded.half() if self.half else padded, (rows, columns)
 
-    def _detect(
-        self, features: Features, shape: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Final boxes (N, 4) in network pixels, scores (N,), pooled features (N, C, 7, 7)."""
+    def _detect(self, features: Features, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes (N, 4) in network pixels, scores (N,), features (N, C, 7, 7) of them."""
         network, model, config = self.network, self.model, self.config
         logits, deltas = network.proposals(features.levels)
         candidates, score, level = network.proposals.candidates(logits, deltas, model.candidates)

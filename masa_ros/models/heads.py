@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from masa_ros.models.layers import ConvNorm
+from masa_ros.models.layers import ConvNorm, start_near_zero
 
 _MAX_LOG_RATIO = abs(math.log(16 / 1000))
 
@@ -63,11 +64,8 @@ class ProposalHead(nn.Module):
         super().__init__()
         self.strides, self.scale = tuple(strides), scale
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.cls = nn.Conv2d(channels, 3, 1)
-        self.reg = nn.Conv2d(channels, 12, 1)
-        for layer in (self.cls, self.reg):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        self.cls = start_near_zero(nn.Conv2d(channels, 3, 1), 0.01)
+        self.reg = start_near_zero(nn.Conv2d(channels, 12, 1), 0.01)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return logits (B, 3, H_l, W_l) and deltas (B, 12, H_l, W_l), anchor-major, per level."""
@@ -139,7 +137,7 @@ def select_proposals(
 
 def _hidden(channels: int, size: int, widths: Sequence[int]) -> nn.ModuleList:
     sizes = [channels * size * size, *widths]
-    return nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+    return nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
 
 
 class BoxHead(nn.Module):
@@ -151,11 +149,8 @@ class BoxHead(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList(ConvNorm(channels, channels, relu=True) for _ in range(convs))
         self.fcs = _hidden(channels, 7, widths)
-        self.cls = nn.Linear(widths[-1], 2)
-        self.reg = nn.Linear(widths[-1], 4)
-        for layer, std in ((self.cls, 0.01), (self.reg, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        self.cls = start_near_zero(nn.Linear(widths[-1], 2), 0.01)
+        self.reg = start_near_zero(nn.Linear(widths[-1], 4), 0.001)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C, 7, 7) -> logits (N, 2) of object and background, deltas (N, 4)."""

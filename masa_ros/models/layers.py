@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masa_ros.models.sampling import ModulatedDeformConv
+
+Layer = TypeVar('Layer', nn.Conv2d, nn.Linear)
+
+
+def start_near_zero(layer: Layer, std: float) -> Layer:
+    """Give a prediction layer small weights and no bias: training starts from "nothing known"."""
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class ConvNorm(nn.Module):
@@ -167,9 +178,7 @@ class DynamicFusion(nn.Module):
     def __init__(self, channels: int, released_layout: bool = False) -> None:
         super().__init__()
         self.released_layout = released_layout
-        self.offset = nn.Conv2d(channels, 3 * 27, 3, padding=1)
-        nn.init.normal_(self.offset.weight, std=0.01)
-        nn.init.zeros_(self.offset.bias)
+        self.offset = start_near_zero(nn.Conv2d(channels, 3 * 27, 3, padding=1), 0.01)
         self.high = DeformNorm(channels)
         self.mid = DeformNorm(channels)
         self.low = DeformNorm(channels, stride=2)
@@ -183,7 +192,7 @@ class DynamicFusion(nn.Module):
         return flat.view(batch, channels, rows, columns)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, C, H_l, W_l), finest first, each half the size of the one before, in and out."""
+        """Fuse maps (B, C, H_l, W_l), finest first, each half the size of the one before."""
         out = []
         for i, x in enumerate(levels):
             predicted = self.offset(x)

@@ -68,9 +68,9 @@ def tracks_from_msg(message: TrackedInstanceArray) -> Instances:
     for row, item in zip(embeddings, items):
         row[: len(item.embedding)] = item.embedding
     return Instances(
-        boxes=np.array(
-            [(i.x_min, i.y_min, i.x_max, i.y_max) for i in items], np.float32
-        ).reshape(-1, 4),
+        boxes=np.array([(i.x_min, i.y_min, i.x_max, i.y_max) for i in items], np.float32).reshape(
+            -1, 4
+        ),
         scores=np.array([i.score for i in items], np.float32),
         labels=np.array([i.class_id for i in items], np.int32),
         embeddings=embeddings,
@@ -87,7 +87,7 @@ def array_to_image(pixels: NDArray[np.generic], encoding: str, header: Header) -
     pixels = np.ascontiguousarray(pixels)
     data = array.array('B')
     # rclpy takes an array.array over whole; every other type is checked byte by byte.
-    data.frombytes(memoryview(pixels).cast('B'))
+    data.frombytes(pixels.data.cast('B'))
     return Image(
         header=header,
         height=pixels.shape[0],

@@ -99,7 +99,11 @@ PARAMETERS = (
         live=True,
     ),
     Parameter(
-        'max_instances', 0, "at most that many detections; 0: the model's own", (0, 1000), live=True
+        'max_instances',
+        0,
+        "at most that many detections; 0: the model's own",
+        (0, 1000),
+        live=True,
     ),
     _tracking('init_score_thr', 1, 'a detection above this score may start a track'),
     _tracking('obj_score_thr', 1, 'a detection must score above this to continue a track'),
@@ -175,13 +179,15 @@ class Settings:
         for name in ('score_threshold', 'nms_iou'):
             if -1 < values[name] < 0:
                 raise ConfigError(f'{name} is {values[name]}; it must be in 0..1, or -1')
-        detector = {
+        detector: dict[str, Any] = {
             field.name: None
             if values[field.name] == model_own.get(field.name)
             else values[field.name]
             for field in dataclasses.fields(DetectorConfig)
         }
-        tracker = {field.name: values[field.name] for field in dataclasses.fields(TrackerConfig)}
+        tracker: dict[str, Any] = {
+            field.name: values[field.name] for field in dataclasses.fields(TrackerConfig)
+        }
         config = PipelineConfig(DetectorConfig(**detector), TrackerConfig(**tracker))
         return cls(config, values)
 

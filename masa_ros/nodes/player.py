@@ -145,9 +145,7 @@ class _Player:
             if stamp_ns in sent:
                 recorder.refuse(item.name, 'an earlier image has the same stamp')
                 continue
-            header = Header(
-                stamp=messages.ns_to_stamp(stamp_ns), frame_id=item.frame.frame_id
-            )
+            header = Header(stamp=messages.ns_to_stamp(stamp_ns), frame_id=item.frame.frame_id)
             message = messages.array_to_image(item.frame.image, 'rgb8', header)
             start = start or (stamp_ns, time.monotonic())
             self._spin_until(start[1] + (stamp_ns - start[0]) * 1e-9)

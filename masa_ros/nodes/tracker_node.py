@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -66,9 +67,7 @@ class TrackerNode(LifecycleNode):
         self._settings: parameters.Settings | None = None
         self.add_on_set_parameters_callback(self._on_parameters)
         self.create_service(Trigger, '~/reset', self._on_reset)
-        self._diagnostics = self.create_publisher(
-            diagnostics.DiagnosticArray, '/diagnostics', 10
-        )
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_timer(1.0, self._report)
         self._autostart_timer = None
         if self.get_parameter('autostart').value:
@@ -185,7 +184,7 @@ class TrackerNode(LifecycleNode):
             return
         try:
             tracks = pipeline(frame)
-        except Exception as error:  # noqa: BLE001  # a model may fail in any way: the node goes on
+        except Exception as error:  # a model may fail in any way: the node goes on
             text = f'{topic}: the model failed on an image: {type(error).__name__}: {error}'
             self._statistics.fail(text)
             self._warn('model', text)
@@ -269,9 +268,9 @@ class TrackerNode(LifecycleNode):
         figures = self._statistics.report()
         pipeline, settings = self._pipeline, self._settings
         if pipeline is None or settings is None:
-            level, text = diagnostics.DiagnosticStatus.WARN, 'not configured'
+            level, text = DiagnosticStatus.WARN, 'not configured'
         elif self._worker is None:
-            level, text = diagnostics.DiagnosticStatus.OK, 'inactive'
+            level, text = DiagnosticStatus.OK, 'inactive'
         else:
             level, text = self._statistics.level(settings.silence_seconds)
         hardware = ''
@@ -297,7 +296,7 @@ def main(args: list[str] | None = None) -> int:
     rclpy.init(args=args)
     try:
         node = TrackerNode()
-    except Exception as error:  # noqa: BLE001  # a bad parameter override: one line, no traceback
+    except Exception as error:  # a bad parameter override: one line, no traceback
         print(f'masa_tracker: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return 2

@@ -48,11 +48,13 @@ class NewestWorker(Generic[T]):
         try:
             while True:
                 with self._condition:
-                    self._condition.wait_for(lambda: self._waiting is not None or not self._running)
+                    self._condition.wait_for(
+                        lambda: self._waiting is not None or not self._running
+                    )
                     if not self._running:
                         return
                     item, self._waiting = self._waiting, None
                 assert item is not None
                 self._work(item)
-        except BaseException as error:  # noqa: BLE001  # a bug: shown by stop()
+        except BaseException as error:  # a bug: shown by stop()
             self._error = error

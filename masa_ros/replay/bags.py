@@ -47,9 +47,7 @@ class BagWriter:
         self._writer = Writer(self._folder / 'bag', version=8, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._type = message_type
-        self._connection = self._writer.add_connection(
-            topic, message_type, typestore=self._store
-        )
+        self._connection = self._writer.add_connection(topic, message_type, typestore=self._store)
 
     def __enter__(self) -> BagWriter:
         """Return the open writer."""

@@ -145,4 +145,3 @@ def replay(
         latencies.append((time.perf_counter() - before) * 1e3)
         recorder.add(index, item.name, item.frame, tracks)
     return latencies
-

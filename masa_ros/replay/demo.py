@@ -46,9 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     print('demo: starting the node and playing the recording to it over DDS')
     config = PipelineConfig(
-        DetectorConfig(
-            model=arguments.model, weights=arguments.weights, device=arguments.device
-        )
+        DetectorConfig(model=arguments.model, weights=arguments.weights, device=arguments.device)
     )
     source = BagSource(output / 'recording.mcap')
     with Recorder(output, arguments.model, demo_scene.FPS) as recorder:

@@ -43,7 +43,12 @@ ACTORS = (
     Actor(
         'coffee',
         (80, 5, 490, 395),
-        ((0, 560, 330, 150, 0), (0.4, 330, 300, 150, 8), (0.6, 250, 290, 110, 0), (1, 90, 350, 130, -8)),
+        (
+            (0, 560, 330, 150, 0),
+            (0.4, 330, 300, 150, 8),
+            (0.6, 250, 290, 110, 0),
+            (1, 90, 350, 130, -8),
+        ),
     ),
     Actor(
         'flower',
@@ -53,7 +58,13 @@ ACTORS = (
     Actor(
         'astronaut',
         (40, 0, 385, 510),
-        ((0, 110, 130, 170, 0), (0.3, -110, 120, 180, 0), (0.48, -110, 120, 180, 0), (0.8, 120, 110, 180, 0), (1, 130, 110, 180, 0)),
+        (
+            (0, 110, 130, 170, 0),
+            (0.3, -110, 120, 180, 0),
+            (0.48, -110, 120, 180, 0),
+            (0.8, 120, 110, 180, 0),
+            (1, 130, 110, 180, 0),
+        ),
     ),
     Actor(
         'motorcycle',
@@ -76,7 +87,11 @@ ACTORS = (
 def _photo(name: str) -> NDArray[np.uint8]:
     if name == 'flower':
         return np.asarray(load_sample_image('flower.jpg'))
-    image = skimage.data.stereo_motorcycle()[0] if name == 'motorcycle' else getattr(skimage.data, name)()
+    image = (
+        skimage.data.stereo_motorcycle()[0]
+        if name == 'motorcycle'
+        else getattr(skimage.data, name)()
+    )
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image)
 
 
@@ -111,7 +126,9 @@ def render() -> Iterator[tuple[Frame, TrackedFrame]]:
     for number in range(FRAMES):
         time = number / (FRAMES - 1)
         shift = (int(80 + 60 * np.sin(2 * np.pi * time)), int(120 + 40 * np.cos(2 * np.pi * time)))
-        image = ground[shift[1] : shift[1] + height, shift[0] : shift[0] + width].astype(np.float32)
+        image = ground[shift[1] : shift[1] + height, shift[0] : shift[0] + width].astype(
+            np.float32
+        )
         ids = np.zeros(SIZE, np.int64)
         for track_id, (actor, rgba) in enumerate(zip(ACTORS, pictures), start=1):
             x, y, side, angle = _pose(actor.path, time)

@@ -67,9 +67,7 @@ def evaluate(found: list[TrackedFrame], truth: list[TrackedFrame]) -> Scores:
                 f'frame {ours.index} has {ours.width} x {ours.height} pixels in the tracks and '
                 f'{theirs.width} x {theirs.height} in the ground truth'
             )
-    sides = [
-        (_claims(ours), _claims(theirs), (ours.height, ours.width)) for ours, theirs in pairs
-    ]
+    sides = [(_claims(ours), _claims(theirs), (ours.height, ours.width)) for ours, theirs in pairs]
     masks = all(
         one.masks is not None and all(m is not None for m in one.masks)
         for ours, theirs, _ in sides
@@ -77,7 +75,7 @@ def evaluate(found: list[TrackedFrame], truth: list[TrackedFrame]) -> Scores:
     )
     truth_ids = _consecutive([theirs for _, theirs, _ in sides])
     track_ids = _consecutive([ours for ours, _, _ in sides])
-    data = {
+    data: dict[str, Any] = {
         'num_timesteps': len(sides),
         'gt_ids': truth_ids,
         'tracker_ids': track_ids,

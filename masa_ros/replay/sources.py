@@ -97,7 +97,9 @@ class BagSource:
             for number, (connection, _, raw) in enumerate(reader.messages(connections)):
                 name = f'{self.topic}[{number}]'
                 message = reader.deserialize(raw, connection.msgtype)
-                decode = rgb_from_image if connection.msgtype == IMAGE_TYPE else rgb_from_compressed
+                decode = (
+                    rgb_from_image if connection.msgtype == IMAGE_TYPE else rgb_from_compressed
+                )
                 stamp = message.header.stamp  # type: ignore[attr-defined]
                 stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
                 try:
@@ -118,7 +120,9 @@ class FolderSource:
         files = (p for p in path.iterdir() if p.suffix.lower() in _IMAGES)
         self.files = sorted(files, key=natural)
         if not self.files:
-            raise SourceError(f'{path} is no bag and holds no images ({", ".join(sorted(_IMAGES))})')
+            raise SourceError(
+                f'{path} is no bag and holds no images ({", ".join(sorted(_IMAGES))})'
+            )
         meta = path / 'meta.json'
         if not fps and meta.is_file():
             try:

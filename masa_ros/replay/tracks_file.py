@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from masa_ros.types import Instances, TrackState
 FORMAT = 'masa_ros.tracks/1'
 
 
-class TrackedFrame(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class TrackedFrame:
     """The tracks of one image.
 
     ``index`` counts the images of the recording from 0, ``source`` is the image's name there,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class VideoWriter:
-    """Write RGB images to an H.264 file; size and rate are those of the first image and ``fps``."""
+    """Write RGB images to an H.264 file; the first image sets its size."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self._container = av.open(str(path), 'w')

@@ -138,9 +138,7 @@ class Tracker:
             old |= memory.missed >= self.config.memory_frames
         memory.keep(~old)
 
-    def _match(
-        self, found: Instances, memory: TrackMemory, stamp_ns: int
-    ) -> NDArray[np.int64]:
+    def _match(self, found: Instances, memory: TrackMemory, stamp_ns: int) -> NDArray[np.int64]:
         """Row of each detection's track, -1 for none.
 
         The score of a pair is MASA's similarity (J.4) averaged with how near the detection is to
@@ -188,7 +186,9 @@ class Tracker:
         # An average over the last sightings: one shaky box does not throw the expectation off.
         weight = np.where(memory.hits[rows] > 1, 0.5, 1.0)[:, None]
         moving = (elapsed > 0)[:, None]
-        memory.velocities[rows] += np.where(moving, weight * (velocity - memory.velocities[rows]), 0)
+        memory.velocities[rows] += np.where(
+            moving, weight * (velocity - memory.velocities[rows]), 0
+        )
         memory.embeddings[rows] += config.memo_momentum * (
             found.embeddings[seen] - memory.embeddings[rows]
         )

@@ -40,9 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not (arguments.exclude and p.name.startswith(arguments.exclude))
     ]
     library = mine(photos, arguments.output / 'cutouts')
-    composites = Composites(
-        library, photos, (arguments.size, arguments.size), arguments.seed
-    )
+    composites = Composites(library, photos, (arguments.size, arguments.size), arguments.seed)
     config = TrainConfig(
         model=arguments.model,
         output=arguments.output,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from masa_ros.training.cutouts import Scene, cut, read_library, read_rgb
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
+_View = tuple[Array, Array, list[int], Array]  # image, id map, ids shown, ignored pixels
 
 _SMALLEST_SIDE = 10.0  # pixels; smaller objects are not drawn
 _VISIBLE_PIXELS = 40
@@ -125,8 +126,8 @@ class Composites:
 
         self.scenes = [s for s in read_library(library) if chosen(s.source)]
         self.cutouts = [_levels(cut(s)) for s in self.scenes]
-        images = (read_rgb(p) for p in backgrounds if chosen(p.stem))
-        self.photos = [image for image in images if image is not None]
+        read = (read_rgb(p) for p in backgrounds if chosen(p.stem))
+        self.photos = [photo for photo in read if photo is not None]
 
     def sample(self, index: int) -> Sample:
         """Make scene number ``index``."""
@@ -136,8 +137,8 @@ class Composites:
         return _pack(views)
 
     def _piece(self, rng: np.random.Generator, low: float, high: float) -> Array:
-        """A magnified piece of a random photograph, any size."""
-        photo = self.photos[rng.integers(len(self.photos))]
+        """Cut a piece out of a random photograph, any size."""
+        photo = self.photos[int(rng.integers(len(self.photos)))]
         height, width = photo.shape[:2]
         rows, columns = (max(8, int(n * rng.uniform(low, high))) for n in (height, width))
         y, x = rng.integers(0, height - rows + 1), rng.integers(0, width - columns + 1)
@@ -192,8 +193,10 @@ class Composites:
             cv2.ellipse(alpha, (48, 48), axes, 0, 0, 360, 255, -1)
         else:
             count = 4 if kind == 1 else int(rng.integers(5, 10))
-            turn = np.sort(rng.uniform(0, 2 * np.pi, count)) if kind == 2 else (
-                np.arange(4) * np.pi / 2 + np.pi / 4
+            turn = (
+                np.sort(rng.uniform(0, 2 * np.pi, count))
+                if kind == 2
+                else (np.arange(4) * np.pi / 2 + np.pi / 4)
             )
             stretch = rng.uniform(0.5, 1.0, 2)
             radius = rng.uniform(0.6, 1.0, count) if kind == 2 else np.ones(count)
@@ -259,7 +262,7 @@ class Composites:
             ]
         return levels
 
-    def _composite(self, rng: np.random.Generator) -> list[tuple[Array, Array, list[int], Array]]:
+    def _composite(self, rng: np.random.Generator) -> list[_View]:
         height, width = self.size
         background, unknown = self._background(rng)
         count = int(rng.integers(1, 10))
@@ -275,10 +278,12 @@ class Composites:
             objects.append(_Object(levels, centre, side, angle, bool(rng.random() < 0.5)))
         objects.sort(key=lambda o: -o.side * rng.uniform(0.3, 1.0))  # small ones mostly in front
 
-        views = []
+        views: list[_View] = []
         for view in (0, 1):
-            camera = _affine(1.0, 0.0) if view == 0 else _affine(
-                float(np.exp(rng.uniform(-0.4, 0.4))), float(rng.normal(0, 0.1))
+            camera = (
+                _affine(1.0, 0.0)
+                if view == 0
+                else _affine(float(np.exp(rng.uniform(-0.4, 0.4))), float(rng.normal(0, 0.1)))
             )
             pan = np.zeros(2) if view == 0 else rng.normal(0, 0.1, 2) * (width, height)
             middle = np.array([width / 2, height / 2])
@@ -298,11 +303,14 @@ class Composites:
                 own = _affine(item.side / max(item.levels[0].shape[:2]), item.angle)
                 if view == 1:
                     place = place + rng.normal(0, 0.25, 2) * min(item.side, 60)
-                    own = _affine(
-                        float(np.exp(rng.normal(0, 0.12))),
-                        float(rng.normal(0, 0.12)),
-                        float(rng.normal(0, 0.08)),
-                    ) @ own
+                    own = (
+                        _affine(
+                            float(np.exp(rng.normal(0, 0.12))),
+                            float(rng.normal(0, 0.12)),
+                            float(rng.normal(0, 0.08)),
+                        )
+                        @ own
+                    )
                 if item.flip:
                     own = own @ np.diag([-1.0, 1.0])
                 whole[number] = _draw(image, ids, item.levels, camera @ own, place, number, rng)
@@ -318,18 +326,19 @@ class Composites:
             views.append((image, ids, shown, ignore))
         return views
 
-    def _real(self, rng: np.random.Generator) -> list[tuple[Array, Array, list[int], Array]]:
+    def _real(self, rng: np.random.Generator) -> list[_View]:
         """Two views of a photograph itself: one object in its true surroundings."""
         scene: Scene = self.scenes[rng.integers(len(self.scenes))]
         height, width = self.size
         rows, columns = scene.mask.shape
         fit = min(height / rows, width / columns)
         flip = np.diag([-1.0, 1.0]) if rng.random() < 0.5 else np.eye(2)
-        views = []
+        views: list[_View] = []
         for _ in range(2):
-            linear = _affine(
-                fit * float(np.exp(rng.uniform(-0.7, 0.25))), float(rng.normal(0, 0.12))
-            ) @ flip
+            linear = (
+                _affine(fit * float(np.exp(rng.uniform(-0.7, 0.25))), float(rng.normal(0, 0.12)))
+                @ flip
+            )
             target = np.array([width, height]) * (0.5 + rng.normal(0, 0.06, 2))
             matrix = np.column_stack((linear, target - linear @ (columns / 2, rows / 2)))
             image = cv2.warpAffine(
@@ -378,13 +387,11 @@ def _draw(
     if x1 <= x0 or y1 <= y0:
         return full
     offset = place - (x0, y0) - linear @ (columns / 2, rows / 2)
-    layer = cv2.warpAffine(
-        rgba, np.column_stack((linear, offset)), (int(x1 - x0), int(y1 - y0))
-    )
+    layer = cv2.warpAffine(rgba, np.column_stack((linear, offset)), (int(x1 - x0), int(y1 - y0)))
     window = image[y0:y1, x0:x1]
     cover = layer[:, :, 3]
     if rng.random() < 0.3:  # a shadow: an object is not only an edge
-        shift = np.float32([[1, 0, rng.uniform(-6, 6)], [0, 1, rng.uniform(0, 8)]])
+        shift = np.array([[1, 0, rng.uniform(-6, 6)], [0, 1, rng.uniform(0, 8)]])
         shadow = cv2.warpAffine(cover, shift, cover.shape[::-1])
         shadow = cv2.GaussianBlur(shadow, (0, 0), 3).astype(np.uint16) * int(rng.integers(20, 110))
         window[:] = (window * (65025 - shadow[:, :, None].astype(np.uint32)) // 65025).astype(
@@ -402,7 +409,7 @@ def _draw(
     return full
 
 
-def _pack(views: list[tuple[Array, Array, list[int], Array]]) -> Sample:
+def _pack(views: list[_View]) -> Sample:
     images, boxes, masks, ids, ignore = [], [], [], [], []
     for image, id_map, shown, unknown in views:
         images.append(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))

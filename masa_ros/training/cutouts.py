@@ -114,9 +114,7 @@ def is_whole(mask: MaskArray) -> bool:
     share = float(mask.mean())
     if not 0.03 < share < 0.65:
         return False
-    contours, _ = cv2.findContours(
-        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(contours, key=cv2.contourArea)
     hull = cv2.contourArea(cv2.convexHull(outline))
     edge = np.concatenate((mask[0], mask[-1], mask[:, 0], mask[:, -1])).sum()

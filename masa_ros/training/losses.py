@@ -297,7 +297,9 @@ def objective(
         embeddings, identity, chosen.image // pairs
     )
     if network.config.detail:
-        rank = torch.cat([torch.arange(int((chosen.image == i).sum())) for i in range(len(targets))])
+        rank = torch.cat(
+            [torch.arange(int((chosen.image == i).sum())) for i in range(len(targets))]
+        )
         few = (rank < config.masks_per_image).nonzero()[:, 0]
         masked = Rois(*(value[few] for value in chosen))
         mask_logits = network.mask_logits(

@@ -60,7 +60,7 @@ class TrainConfig:
     save_every: int = 200
     seed: int = 0
     resume: bool = False
-    losses: LossConfig = LossConfig()
+    losses: LossConfig = dataclasses.field(default_factory=LossConfig)
 
 
 class _Endless(Dataset[Sample]):
