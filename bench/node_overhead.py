@@ -9,13 +9,13 @@ import time
 
 import numpy as np
 import rclpy
+from masa_ros.msg import TrackedInstanceArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from masa_ros.msg import TrackedInstanceArray
 from masa_ros.nodes.messages import array_to_image, ns_to_stamp
 from masa_ros.nodes.tracker_node import TrackerNode
 from masa_ros.pipeline import Pipeline, PipelineConfig

@@ -42,6 +42,9 @@ class LossConfig:
     Attributes
     ----------
     anchors, rois: sampled per image for the proposal and the box head.
+    anchor_positive, anchor_negative: an anchor that overlaps an object by more than the first
+        learns to be it, one that overlaps all by less than the second to be none. The released
+        models took 0.7 and 0.3; with few objects an image that leaves an anchor or two for each.
     positive_fraction: at most that share of the sampled rois are positives.
     quality_scores: train the score towards the IoU of the refined box, so that whole objects
         rank above their parts; False gives the hard labels of the released models.
@@ -53,11 +56,13 @@ class LossConfig:
 
     anchors: int = 256
     rois: int = 64
+    anchor_positive: float = 0.5
+    anchor_negative: float = 0.35
     positive_fraction: float = 0.5
     quality_scores: bool = True
     ignore_share: float = 0.5
     masks_per_image: int = 8
-    rpn_box: float = 4.0
+    rpn_box: float = 2.0
     box: float = 2.0
     mask: float = 1.0
     contrast: float = 0.5
@@ -107,7 +112,7 @@ def proposal_loss(
     score_losses, box_losses, sampled = [], [], 0
     for logit, delta, target in zip(flat_logits, flat_deltas, targets):
         iou, index = match(anchors, target)
-        positive = iou >= 0.7
+        positive = iou >= config.anchor_positive
         if len(target.boxes):  # every object gets its best anchors, however small they overlap
             overlap = torchvision.ops.box_iou(anchors, target.boxes)
             best = overlap.max(0).values
@@ -116,7 +121,7 @@ def proposal_loss(
             index = torch.where(
                 forced, torch.where(overlap == best, overlap, -1.0).max(1).indices, index
             )
-        negative = (iou < 0.3) & ~positive
+        negative = (iou < config.anchor_negative) & ~positive
         negative &= unknown_share(target.ignore, anchors) <= config.ignore_share
         chosen_positive = _pick(positive.nonzero()[:, 0], config.anchors // 2)
         chosen_negative = _pick(negative.nonzero()[:, 0], config.anchors - len(chosen_positive))

@@ -1,0 +1,173 @@
+import csv
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from masa_ros import cli
+from masa_ros.errors import SourceError
+from masa_ros.models import checkpoints
+from masa_ros.models.network import MasaNetwork
+from masa_ros.models.zoo import model_config
+from masa_ros.training.composites import Composites
+from masa_ros.training.cutouts import image_files, mine, read_library, salient_object
+from masa_ros.training.losses import (
+    LossConfig,
+    Target,
+    contrast_loss,
+    match,
+    objective,
+    unknown_share,
+)
+from masa_ros.training.train import TrainConfig, to_batch, train
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    """Photographs of one plain body each before a soft ground with some grain."""
+    folder = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        image = np.full((200, 240, 3), rng.integers(150, 220, 3), np.uint8)
+        centre, axes = (120, 100), (int(rng.integers(35, 60)), int(rng.integers(30, 50)))
+        colour = tuple(int(c) for c in rng.integers(0, 110, 3))
+        cv2.ellipse(image, centre, axes, int(rng.integers(0, 180)), 0, 360, colour, -1)
+        noise = rng.normal(0, 4, image.shape)
+        cv2.imwrite(str(folder / f'{i:02d}.png'), np.clip(image + noise, 0, 255).astype(np.uint8))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def composites(photos, tmp_path_factory):
+    files = image_files(photos)
+    library = mine(files, tmp_path_factory.mktemp('library'))
+    return Composites(library, files, (128, 160), seed=3)
+
+
+def test_the_object_of_a_photograph_is_found_whole():
+    image = np.full((160, 200, 3), (200, 190, 180), np.uint8)
+    truth = np.zeros((160, 200), np.uint8)
+    cv2.ellipse(truth, (100, 80), (50, 35), 20, 0, 360, 1, -1)
+    image[truth > 0] = (60, 80, 170)
+    found = salient_object(image)
+    overlap = (found & (truth > 0)).sum() / (found | (truth > 0)).sum()
+    assert overlap > 0.95
+    assert salient_object(np.full((160, 200, 3), 128, np.uint8)) is None
+
+
+def test_a_folder_without_whole_objects_says_so(tmp_path):
+    cv2.imwrite(str(tmp_path / 'plain.png'), np.full((100, 100, 3), 128, np.uint8))
+    with pytest.raises(SourceError, match='shows one whole object'):
+        mine(image_files(tmp_path), tmp_path / 'library')
+    with pytest.raises(SourceError, match='holds no images'):
+        image_files(tmp_path / 'library')
+
+
+def test_most_photographs_are_used(composites, photos, tmp_path):
+    assert len(composites.scenes) >= 12
+    files = image_files(photos)
+    library = mine(files, tmp_path / 'library')
+    held_out = Composites(library, files, held_out=True)
+    ours, theirs = ({s.source for s in c.scenes} for c in (composites, held_out))
+    assert ours.isdisjoint(theirs)
+    assert len(read_library(library)) == len(ours) + len(theirs)
+
+
+@pytest.mark.parametrize('number', range(12))
+def test_samples_are_exact_and_repeatable(composites, number):
+    sample, again = composites.sample(number), composites.sample(number)
+    assert torch.equal(sample.images, again.images)
+    assert sample.images.shape == (2, 3, 128, 160)
+    for view in (0, 1):
+        masks, boxes = sample.masks[view], sample.boxes[view]
+        assert masks.sum(0).max() <= 1, 'a pixel belongs to one object'
+        assert len(masks) == len(boxes) == len(sample.ids[view])
+        assert len(set(sample.ids[view].tolist())) == len(masks)
+        for mask, box in zip(masks, boxes):
+            x0, y0, x1, y1 = box.int().tolist()
+            assert mask[y0:y1, x0:x1].sum() == mask.sum() >= 40
+            assert mask[y0].any() and mask[y1 - 1].any()
+            assert mask[:, x0].any() and mask[:, x1 - 1].any()
+        assert not (masks.any(0) & sample.ignore[view]).any()
+
+
+def test_views_of_one_scene_share_objects(composites):
+    shared = [
+        len(set(s.ids[0].tolist()) & set(s.ids[1].tolist()))
+        for s in (composites.sample(i) for i in range(20))
+    ]
+    assert sum(shared) >= 20
+
+
+def test_contrast_loss_of_a_hand_computed_case():
+    # Two objects, two views; embeddings e and f orthogonal with squared length s.
+    s = 2.0
+    e, f = torch.tensor([s**0.5, 0]), torch.tensor([0, s**0.5])
+    embeddings = torch.stack((e, f, e, f))
+    identity, view = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1])
+    # Each has one positive (logit s) and two negatives (logit 0): ln(1 + 2 exp(-s)).
+    expected = np.log(1 + 2 * np.exp(-s))
+    assert float(contrast_loss(embeddings, identity, view)) == pytest.approx(expected, rel=1e-5)
+    alone = contrast_loss(embeddings[:2], identity[:2], view[:2])
+    assert float(alone) == 0.0
+
+
+def test_unknown_share_counts_pixels():
+    ignore = torch.zeros(10, 10, dtype=torch.bool)
+    ignore[:, :5] = True
+    boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 5, 10], [5, 0, 10, 10], [4, 0, 8, 4.0]])
+    assert unknown_share(ignore, boxes).tolist() == [0.5, 1.0, 0.0, 0.25]
+
+
+def test_match_without_objects():
+    nothing = Target(
+        torch.zeros(0, 4),
+        torch.zeros(0, 8, 8),
+        torch.zeros(0, dtype=torch.long),
+        torch.zeros(8, 8, dtype=torch.bool),
+    )
+    iou, index = match(torch.tensor([[0, 0, 4, 4.0]]), nothing)
+    assert iou.tolist() == [0.0]
+    assert index.tolist() == [0]
+
+
+def test_a_scene_without_objects_trains_too(composites):
+    empty = composites.sample(0)
+    images, targets = to_batch([empty])
+    blank = [
+        Target(t.boxes[:0], t.masks[:0], t.ids[:0], torch.zeros_like(t.ignore)) for t in targets
+    ]
+    network = MasaNetwork(model_config('masa_nano').network)
+    losses = objective(network, images.float() / 100, blank, LossConfig())
+    total = sum(losses.values())
+    assert torch.isfinite(total)
+    total.backward()
+
+
+def test_every_loss_falls_and_a_run_can_be_resumed(composites, tmp_path):
+    config = TrainConfig(
+        'masa_nano', tmp_path, steps=60, pairs=2, warmup=5, workers=0, save_every=30
+    )
+    weights = train(config, composites)
+    with (tmp_path / 'metrics.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 60
+    for name in ('total', 'rpn_score', 'box_score', 'mask'):
+        first = np.mean([float(row[name]) for row in rows[:15]])
+        last = np.mean([float(row[name]) for row in rows[-15:]])
+        assert last < first, name
+    network = MasaNetwork(model_config('masa_nano').network)
+    assert checkpoints.load(network, weights, 'masa_nano')['steps'] == '60'
+    again = TrainConfig('masa_nano', tmp_path, steps=62, pairs=2, warmup=5, workers=0, resume=True)
+    train(again, composites)
+    with (tmp_path / 'metrics.csv').open() as file:
+        assert [row['step'] for row in csv.DictReader(file)][-2:] == ['61', '62']
+
+
+def test_the_command_trains_on_a_folder(photos, tmp_path, capsys):
+    arguments = ['train', '--images', str(photos), '--output', str(tmp_path)]
+    options = ['--steps', '2', '--pairs', '1', '--size', '128', '--workers', '0']
+    assert cli.main(arguments + options) == 0
+    assert (tmp_path / 'masa_nano.safetensors').is_file()
+    assert cli.main(['train', '--images', str(tmp_path / 'x'), '--output', str(tmp_path)]) == 2
