@@ -220,6 +220,8 @@ def _global_index(rois: Rois, targets: list[Target]) -> Tensor:
 
 def mask_loss(logits: Tensor, rois: Rois, targets: list[Target]) -> Tensor:
     """Binary cross-entropy plus Dice on 28x28 windows; logits (R, 28, 28) of positive rois."""
+    if not len(logits):
+        return logits.float().sum()
     size = logits.shape[-1]
     windows = [
         torchvision.ops.roi_align(
