@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from conftest import scene
 from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from masa_ros import cli, overlay
 from masa_ros.errors import ImageError, SourceError
 from masa_ros.masks import mask_from_msg
-from masa_ros.replay.bags import IMAGE_TYPE, BagWriter, typestore
+from masa_ros.replay.bags import COMPRESSED_TYPE, IMAGE_TYPE, BagWriter, typestore
 from masa_ros.replay.evaluate import evaluate
 from masa_ros.replay.sources import open_source
 from masa_ros.replay.tracks_file import TrackedFrame, read_tracks, write_tracks
@@ -53,6 +54,26 @@ def test_every_kind_of_recording_gives_its_frames(recordings, name):
     for i, item in enumerate(items):
         difference = np.abs(item.frame.image.astype(int) - scene(shift=4 * i)).mean()
         assert difference == 0 if name != 'video.mp4' else difference < 3
+
+
+@pytest.mark.parametrize('plugin', [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_rosbag2_folders_of_both_kinds_with_compressed_images(tmp_path, plugin):
+    store = typestore()
+    types = store.types
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=plugin) as bag:
+        connection = bag.add_connection('/cam/compressed', COMPRESSED_TYPE, typestore=store)
+        for i in range(3):
+            stamp = types['builtin_interfaces/msg/Time'](sec=i, nanosec=5)
+            message = types[COMPRESSED_TYPE](
+                header=types['std_msgs/msg/Header'](stamp=stamp, frame_id='cam'),
+                format='png',
+                data=cv2.imencode('.png', scene(i)[:, :, ::-1])[1].reshape(-1),
+            )
+            bag.write(connection, i, store.serialize_cdr(message, COMPRESSED_TYPE))
+    items = list(open_source(tmp_path / 'bag'))
+    assert [item.frame.stamp_ns for item in items] == [5, 10**9 + 5, 2 * 10**9 + 5]
+    for i, item in enumerate(items):
+        np.testing.assert_array_equal(item.frame.image, scene(i))
 
 
 def test_a_folder_knows_its_rate(recordings, tmp_path):

@@ -58,6 +58,7 @@ class TrackerNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._worker: NewestWorker[_Arrival] | None = None
         self._subscription: Any = None
+        self._topic = ''
         self._statistics = Statistics()
         self._logged: dict[str, float] = {}
         self._last_stamp: int | None = None
@@ -108,14 +109,14 @@ class TrackerNode(LifecycleNode):
         self._statistics.last_received = time.monotonic()
         self._worker = NewestWorker(self._process)
         compressed = self._settings.image_transport == 'compressed'
-        topic = self.resolve_topic_name('image_raw') + ('/compressed' if compressed else '')
+        self._topic = self.resolve_topic_name('image_raw') + ('/compressed' if compressed else '')
         self._subscription = self.create_subscription(
             CompressedImage if compressed else Image,
-            topic,
+            self._topic,
             self._on_image,
             profile(self._settings.image_qos, self._settings.image_queue),
         )
-        self.get_logger().info(f'tracking {topic}')
+        self.get_logger().info(f'tracking {self._topic}')
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -167,25 +168,24 @@ class TrackerNode(LifecycleNode):
         """Track and publish one image; runs in the worker's thread."""
         pipeline, settings, message = self._pipeline, self._settings, arrival.message
         assert pipeline is not None and settings is not None
-        topic = '' if self._subscription is None else self._subscription.topic_name
         try:
             if self._reset_wanted:
                 self._reset_wanted = False
                 pipeline.reset()
             stamp_ns = messages.stamp_to_ns(message.header.stamp)
-            if not self._in_time(stamp_ns, topic):
+            if not self._in_time(stamp_ns):
                 return
             decode = rgb_from_image if isinstance(message, Image) else rgb_from_compressed
             frame = Frame(decode(message), stamp_ns, message.header.frame_id)
         except ImageError as error:
-            text = f'{topic}: image refused: {error}'
+            text = f'{self._topic}: image refused: {error}'
             self._statistics.reject(error.cause, text)
             self._warn(error.cause, text)
             return
         try:
             tracks = pipeline(frame)
         except Exception as error:  # a model may fail in any way: the node goes on
-            text = f'{topic}: the model failed on an image: {type(error).__name__}: {error}'
+            text = f'{self._topic}: the model failed: {type(error).__name__}: {error}'
             self._statistics.fail(text)
             self._warn('model', text)
             return
@@ -194,21 +194,21 @@ class TrackerNode(LifecycleNode):
         plausible = age_ms if 0 <= age_ms < 60_000 else None
         self._statistics.finish((time.monotonic() - arrival.at) * 1e3, plausible)
 
-    def _in_time(self, stamp_ns: int, topic: str) -> bool:
+    def _in_time(self, stamp_ns: int) -> bool:
         """Follow the stamps; False when the image comes after a newer one and must be dropped."""
         assert self._pipeline is not None and self._settings is not None
         last, back = self._last_stamp, 0
         if last is not None:
             back = last - stamp_ns
         if 0 < back <= _LATE_NS:
-            text = f'{topic}: an image came {back / 1e6:.0f} ms behind a newer one and is dropped'
+            text = f'{self._topic}: an image {back / 1e6:.0f} ms behind a newer one is dropped'
             self._statistics.reject('late', text)
             self._warn('late', text)
             return False
         self._last_stamp = stamp_ns
         if back > 0:
             action = self._settings.on_time_jump
-            text = f'{topic}: stamps jump back by {back / 1e9:.1f} s; tracks: {action}'
+            text = f'{self._topic}: stamps jump back by {back / 1e9:.1f} s; tracks: {action}'
             self._statistics.event('time_jump', text)
             self._warn('time_jump', text)
             if action == 'reset':
@@ -266,6 +266,7 @@ class TrackerNode(LifecycleNode):
 
     def _report(self) -> None:
         figures = self._statistics.report()
+        figures['waiting'] = self._worker.waiting if self._worker is not None else 0
         pipeline, settings = self._pipeline, self._settings
         if pipeline is None or settings is None:
             level, text = DiagnosticStatus.WARN, 'not configured'

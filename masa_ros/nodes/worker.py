@@ -32,6 +32,11 @@ class NewestWorker(Generic[T]):
             self._condition.notify()
             return replaced
 
+    @property
+    def waiting(self) -> int:
+        """Number of items that wait, 0 or 1."""
+        return int(self._waiting is not None)
+
     def stop(self) -> bool:
         """Finish the item in work and end the thread; True when one was still waiting."""
         with self._condition:

@@ -219,7 +219,7 @@ class Composites:
         upright = rng.random() < 0.7
         along = np.linspace(50, 142, count)
         for i in rng.permutation(count):
-            part = self._cutout(rng)[0] if rng.random() < 0.3 else self._shape(rng)
+            part = self._disguise(rng) if rng.random() < 0.3 else self._shape(rng)
             side = rng.uniform(45, 90)
             across = 96 + rng.uniform(-14, 14)
             centre = (across, along[i]) if upright else (along[i], across)
@@ -242,12 +242,29 @@ class Composites:
     def _cutout(self, rng: np.random.Generator) -> list[Array]:
         return self.cutouts[rng.integers(len(self.cutouts))]
 
+    def _disguise(self, rng: np.random.Generator) -> Array:
+        """RGBA of a true outline around pieces of other photographs.
+
+        A few hundred outlines and textures become countless objects: what they share is that
+        they are closed, not what they are made of.
+        """
+        alpha = self._cutout(rng)[0][:, :, 3]
+        height, width = alpha.shape
+        fill = cv2.resize(self._piece(rng, 0.15, 0.7), (width, height))
+        if rng.random() < 0.4:  # a second material, as trousers below a shirt
+            other = cv2.resize(self._piece(rng, 0.1, 0.5), (width, height))
+            line = int(height * rng.uniform(0.3, 0.7))
+            fill[line:] = other[line:]
+        return np.dstack((fill, alpha))
+
     def _picture(self, rng: np.random.Generator) -> list[Array]:
         """RGBA levels of one object in a colour of its own."""
         kind = rng.random()
-        if kind < 0.62:
+        if kind < 0.4:
             levels = self._cutout(rng)
-        elif kind < 0.82:
+        elif kind < 0.65:
+            levels = _levels(self._disguise(rng))
+        elif kind < 0.87:
             levels = _levels(self._compound(rng))
         else:
             levels = _levels(self._shape(rng))
