@@ -26,10 +26,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'delay', default_value='10.0', description='seconds for the model to load before'
         ),
-        DeclareLaunchArgument('model', default_value='masa_nano', description='model by name'),
-        DeclareLaunchArgument(
-            'device', default_value='auto', description='auto, cpu, cuda or cuda:N'
-        ),
+        DeclareLaunchArgument('model', default_value='', description='model by name'),
+        DeclareLaunchArgument('device', default_value='', description='auto, cpu, cuda or cuda:N'),
     ]
     tracker = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(

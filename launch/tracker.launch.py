@@ -1,84 +1,82 @@
 """Start the tracker: ros2 launch masa_ros tracker.launch.py image:=/camera/image_raw."""
 
-from launch.actions import DeclareLaunchArgument
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from launch import LaunchDescription
+SWITCH = ['true', 'false']
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        'image', default_value='image_raw', description='image topic of the camera'
+    ),
+    DeclareLaunchArgument('namespace', default_value='', description='of the node'),
+    DeclareLaunchArgument(
+        'params_file',
+        default_value=PathJoinSubstitution(
+            [FindPackageShare('masa_ros'), 'config', 'tracker.yaml']
+        ),
+        description='parameters of the node; the next three stand above it where they are given',
+    ),
+    DeclareLaunchArgument('model', default_value='', description='model by name'),
+    DeclareLaunchArgument('device', default_value='', description='auto, cpu, cuda or cuda:N'),
+    DeclareLaunchArgument(
+        'image_transport',
+        default_value='',
+        choices=['', 'raw', 'compressed'],
+        description="compressed: listen to the image topic's '/compressed'",
+    ),
+    DeclareLaunchArgument(
+        'overlay',
+        default_value='false',
+        choices=SWITCH,
+        description='show the overlay in a window (needs rqt_image_view)',
+    ),
+    DeclareLaunchArgument(
+        'autostart',
+        default_value='true',
+        choices=SWITCH,
+        description='configure and activate without a lifecycle manager',
+    ),
+    DeclareLaunchArgument(
+        'log_level',
+        default_value='info',
+        choices=['debug', 'info', 'warn', 'error', 'fatal'],
+        description='of the node',
+    ),
+    DeclareLaunchArgument(
+        'use_sim_time',
+        default_value='false',
+        choices=SWITCH,
+        description='take the time from /clock',
+    ),
+]
 
 
-def generate_launch_description() -> LaunchDescription:
-    arguments = [
-        DeclareLaunchArgument(
-            'image', default_value='image_raw', description='image topic of the camera'
-        ),
-        DeclareLaunchArgument('namespace', default_value='', description='of the node'),
-        DeclareLaunchArgument(
-            'params_file',
-            default_value=PathJoinSubstitution(
-                [FindPackageShare('masa_ros'), 'config', 'tracker.yaml']
-            ),
-            description='parameters; the arguments here come on top of them',
-        ),
-        DeclareLaunchArgument('model', default_value='masa_nano', description='model by name'),
-        DeclareLaunchArgument(
-            'device', default_value='auto', description='auto, cpu, cuda or cuda:N'
-        ),
-        DeclareLaunchArgument(
-            'image_transport',
-            default_value='raw',
-            choices=['raw', 'compressed'],
-            description="compressed: listen to the image topic's '/compressed'",
-        ),
-        DeclareLaunchArgument(
-            'overlay',
-            default_value='false',
-            choices=['true', 'false'],
-            description='show the overlay in a window (needs rqt_image_view)',
-        ),
-        DeclareLaunchArgument(
-            'autostart',
-            default_value='true',
-            choices=['true', 'false'],
-            description='configure and activate without a lifecycle manager',
-        ),
-        DeclareLaunchArgument(
-            'log_level',
-            default_value='info',
-            choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description='of the node',
-        ),
-        DeclareLaunchArgument(
-            'use_sim_time',
-            default_value='false',
-            choices=['true', 'false'],
-            description='take the time from /clock',
-        ),
-    ]
-    tracker = Node(
+def tracker(context: LaunchContext) -> list[Node]:
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    parameters: dict[str, str | bool] = {
+        name: value(name) for name in ('model', 'device', 'image_transport') if value(name)
+    }
+    parameters |= {name: value(name) == 'true' for name in ('autostart', 'use_sim_time')}
+    node = Node(
         package='masa_ros',
         executable='tracker_node',
         name='masa_tracker',
-        namespace=LaunchConfiguration('namespace'),
+        namespace=value('namespace'),
         output='screen',
-        parameters=[
-            LaunchConfiguration('params_file'),
-            {
-                'model': LaunchConfiguration('model'),
-                'device': LaunchConfiguration('device'),
-                'image_transport': LaunchConfiguration('image_transport'),
-                'autostart': ParameterValue(LaunchConfiguration('autostart'), value_type=bool),
-                'use_sim_time': ParameterValue(
-                    LaunchConfiguration('use_sim_time'), value_type=bool
-                ),
-            },
-        ],
-        remappings=[('image_raw', LaunchConfiguration('image'))],
-        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        parameters=[value('params_file'), parameters],
+        remappings=[('image_raw', value('image'))],
+        arguments=['--ros-args', '--log-level', value('log_level')],
     )
+    return [node]
+
+
+def generate_launch_description() -> LaunchDescription:
     viewer = Node(
         package='rqt_image_view',
         executable='rqt_image_view',
@@ -86,4 +84,4 @@ def generate_launch_description() -> LaunchDescription:
         arguments=['masa_tracker/overlay'],
         condition=IfCondition(LaunchConfiguration('overlay')),
     )
-    return LaunchDescription([*arguments, tracker, viewer])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=tracker), viewer])

@@ -17,12 +17,14 @@ _COMMANDS = (
     ('demo', 'show everything on a generated recording', 'masa_ros.replay.demo'),
     ('train', 'train a model on a folder of unlabelled images', 'masa_ros.training.command'),
 )
+_NODE_USAGE = 'masa_ros node [--ros-args -r image_raw:=TOPIC -p PARAMETER:=VALUE ...]'
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ['node']:  # everything behind it belongs to ROS
+    if arguments[:1] == ['node'] and not {'-h', '--help'} & set(arguments):
+        # Everything behind it belongs to ROS.
         from masa_ros.nodes.tracker_node import main as run_node
 
         return run_node(['masa_ros', *arguments[1:]])
@@ -37,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
             loaded = importlib.import_module(module)
             loaded.add_arguments(command)
             command.set_defaults(run=loaded.run)
-    commands.add_parser('node', help='run the ROS node; takes --ros-args', add_help=False)
+    about_node = 'run the ROS node'
+    commands.add_parser('node', help=about_node, description=about_node, usage=_NODE_USAGE)
     chosen = parser.parse_args(arguments)
     try:
         return int(chosen.run(chosen))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 
+import numpy as np
+
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.tracking import Tracker, TrackerConfig
 from masa_ros.types import Frame, Instances
@@ -41,7 +43,10 @@ class Pipeline:
             With a text that names the option or file.
 
         """
-        return cls(Detector.load(config.detector), Tracker(config.tracker))
+        detector = Detector.load(config.detector)
+        # The first real image must not wait for kernels to be chosen and memory to be taken.
+        detector(np.zeros((480, 640, 3), np.uint8))
+        return cls(detector, Tracker(config.tracker))
 
     def __call__(self, frame: Frame) -> Instances:
         """Return the tracks of this frame; frames must come in the order of their stamps."""

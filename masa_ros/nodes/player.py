@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -43,11 +44,12 @@ def _node_arguments(config: PipelineConfig, namespace: str) -> list[str]:
         path = str(Path(detector.weights).resolve())
         detector = dataclasses.replace(detector, weights=path)
     values = dataclasses.asdict(detector) | dataclasses.asdict(config.tracker)
-    arguments = ['--ros-args', '-r', f'__ns:={namespace}', '-p', 'image_queue:=10']
+    # A recording comes whole: best effort loses images larger than the transport's buffers.
+    arguments = ['--ros-args', '-r', f'__ns:={namespace}', '-p', 'image_qos:=reliable']
+    arguments += ['-p', 'image_queue:=10']
     for name, value in values.items():
         if value is not None and value != '' and name in parameters.BY_NAME:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            arguments += ['-p', f'{name}:={text}']
+            arguments += ['-p', f'{name}:={json.dumps(value)}']  # JSON is YAML
     return arguments
 
 
