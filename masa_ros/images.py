@@ -121,7 +121,10 @@ def _pixels(message: Any, layout: _Layout, height: int, width: int) -> NDArray[A
         raise ImageError(
             f'data has {data.size} bytes, {described} with step {step} has {needed}', 'data'
         )
-    lines = np.lib.stride_tricks.as_strided(data, (rows, line), (step, 1), writeable=False)
+    # Writable where the message is: torch takes over such memory without a copy.
+    lines = np.lib.stride_tricks.as_strided(
+        data, (rows, line), (step, 1), writeable=data.flags.writeable
+    )
     if dtype.itemsize == 2:
         if step % 2 or data.ctypes.data % 2:
             lines = np.ascontiguousarray(lines)

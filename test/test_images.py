@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,6 +82,8 @@ def test_rgb8_is_a_view_of_the_message():
     source = message(RGB, 'rgb8')
     pixels = rgb_from_image(source)
     assert np.shares_memory(pixels, np.frombuffer(source.data, np.uint8))
+    tensor = torch.from_numpy(pixels)
+    assert tensor.data_ptr() == pixels.ctypes.data
 
 
 def yuv_planes():

@@ -190,18 +190,19 @@ class Detector:
         height, width = image.shape[:2]
         scale = long_side / max(height, width)
         rows, columns = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-        # torch refuses read-only and negatively strided memory; others are taken as they are.
+        # torch refuses negative strides and warns of read-only memory; all else is not copied.
         if not image.flags.writeable or min(image.strides) < 0:
             image = image.copy()
         tensor = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None]
-        if self.model.antialias:
-            tensor = F.interpolate(
-                tensor, (rows, columns), mode='bilinear', align_corners=False, antialias=True
-            )
-        else:
-            tensor = F.interpolate(
-                tensor.float(), (rows, columns), mode='bilinear', align_corners=False
-            )
+        if not self.model.antialias or tensor.is_cuda:
+            tensor = tensor.float()  # bytes are resized as they are only with antialias on a CPU
+        tensor = F.interpolate(
+            tensor,
+            (rows, columns),
+            mode='bilinear',
+            align_corners=False,
+            antialias=self.model.antialias,
+        )
         step = self.model.pad_multiple
         padded = F.pad(normalise(tensor), (0, -columns % step, 0, -rows % step))
         return padded.half() if self.half else padded, (rows, columns)
