@@ -70,6 +70,13 @@ def _levels(rgba: Array) -> list[Array]:
     return levels
 
 
+def _mirrored(image: Array, height: int, width: int) -> Array:
+    """Fill (height, width) with reflections of the image."""
+    image = image[:height, :width]
+    below, right = height - image.shape[0], width - image.shape[1]
+    return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT)
+
+
 def _photometric(image: Array, rng: np.random.Generator) -> Array:
     """Change exposure, contrast, colour, focus, noise and compression as cameras do."""
     gain = rng.uniform(0.75, 1.3) * rng.uniform(0.9, 1.1, 3)
@@ -132,7 +139,7 @@ class Composites:
     def sample(self, index: int) -> Sample:
         """Make scene number ``index``."""
         rng = np.random.default_rng((self.seed, index))
-        real = rng.random() < 0.12
+        real = rng.random() < 0.15
         views = self._real(rng) if real else self._composite(rng)
         return _pack(views)
 
@@ -147,50 +154,71 @@ class Composites:
     def _background(self, rng: np.random.Generator) -> tuple[Array, bool]:
         """Return a (2H, 2W, 3) image that the views look at the middle of.
 
-        The flag tells that it may show whole objects, about which nothing is known.
+        Most are as sharp as the objects: where only objects have fine detail, a network learns to
+        find detail. The flag tells that it may show whole objects, about which nothing is known.
         """
         height, width = 2 * self.size[0], 2 * self.size[1]
         kind = rng.random()
-        if kind < 0.06:  # nearly nothing: a colour gradient
-            corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
-            return cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR), False
-        if kind < 0.22:  # a photograph as it is
+        if kind < 0.3:  # a photograph as it is
             photo = self.photos[rng.integers(len(self.photos))]
-            scale = max(height / photo.shape[0], width / photo.shape[1])
-            photo = cv2.resize(photo, None, fx=scale, fy=scale)
-            return photo[:height, :width], True
-        if kind < 0.5:  # a sharp texture: fine detail alone is no object
+            scale = max(self.size) * rng.uniform(0.9, 2.0) / max(photo.shape[:2])
+            photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            image = _mirrored(photo, height, width)
+        elif kind < 0.48:  # a texture: fine detail alone is no object
             piece = self._piece(rng, 0.1, 0.35)
-            scale = float(rng.uniform(0.5, 1.5))
+            scale = float(rng.uniform(0.4, 1.3))
             piece = cv2.resize(piece, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            piece = piece[:height, :width]
-            below, right = height - piece.shape[0], width - piece.shape[1]
-            return cv2.copyMakeBorder(piece, 0, below, 0, right, cv2.BORDER_REFLECT_101), False
-        if kind < 0.62:  # the same without any large structure
-            noise = np.zeros((height, width, 3), np.float32)
-            for octave in range(int(rng.integers(2, 8))):
-                rows, columns = max(2, height >> octave), max(2, width >> octave)
-                layer = rng.standard_normal((rows, columns, 1 if octave else 3), np.float32)
-                layer = np.broadcast_to(layer, (rows, columns, 3))
-                noise += cv2.resize(np.ascontiguousarray(layer), (width, height)) * rng.random()
-            colour = rng.uniform(30, 220, 3)
-            return np.clip(colour + noise * rng.uniform(5, 40), 0, 255).astype(np.uint8), False
-        piece = cv2.resize(
-            self._piece(rng, 0.2, 0.5), (width, height), interpolation=cv2.INTER_LINEAR
+            image = _mirrored(piece, height, width)
+        elif kind < 0.66:
+            image = self._clutter(rng, height, width)
+        elif kind < 0.8:
+            image = _mirrored(self._random_phase(rng), height, width)
+        elif kind < 0.85:  # nearly nothing: a colour gradient
+            corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
+            image = cv2.resize(corners, (width, height), interpolation=cv2.INTER_LINEAR)
+        else:
+            piece = self._piece(rng, 0.2, 0.5)
+            image = cv2.resize(piece, (width, height), interpolation=cv2.INTER_LINEAR)
+        if rng.random() < 0.15:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(1, 4))
+        return image, kind < 0.3
+
+    def _clutter(self, rng: np.random.Generator, height: int, width: int) -> Array:
+        """Scatter small pieces of one piece, as leaves, gravel and grass lie."""
+        piece = self._piece(rng, 0.08, 0.4)
+        cell = rng.uniform(6, 50)
+        rows, columns = (int(2 * n / cell) + 2 for n in (height, width))
+        bend = rng.normal(0, cell * 0.3, (rows, columns, 2)).astype(np.float32)
+        bend = cv2.resize(bend, (width, height), interpolation=cv2.INTER_LINEAR)
+        grid = np.dstack(
+            np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
         )
-        if kind < 0.75:
-            small = cv2.resize(piece, (width // 8, height // 8), interpolation=cv2.INTER_AREA)
-            piece = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-        return piece, False
+        bend += grid
+        index = np.maximum((bend / cell).astype(np.int32), 0)
+        shift = rng.uniform(0, 1, (index.max() + 1, index.max() + 1, 2)).astype(np.float32)
+        grid += shift[index[:, :, 1], index[:, :, 0]] * np.float32(max(piece.shape))
+        size = np.array([piece.shape[1], piece.shape[0]], np.float32)
+        grid = np.abs((grid * np.float32(rng.uniform(0.7, 1.5))) % (2 * size) - size)
+        return cv2.remap(piece, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+    def _random_phase(self, rng: np.random.Generator) -> Array:
+        """Return a piece with its spectrum kept and its phases lost: texture without edges."""
+        piece = self._piece(rng, 0.3, 0.8)[: self.size[0], : self.size[1]]
+        spectrum = np.fft.rfft2(piece.astype(np.float32), axes=(0, 1))
+        noise = np.fft.rfft2(rng.standard_normal(piece.shape[:2], np.float32))
+        noise /= np.abs(noise) + 1e-6
+        noise[0, 0] = 1
+        image = np.fft.irfft2(spectrum * noise[:, :, None], s=piece.shape[:2], axes=(0, 1))
+        return np.clip(image, 0, 255).astype(np.uint8)
 
     def _shape(self, rng: np.random.Generator) -> Array:
         """RGBA of one rounded shape filled with a texture or a colour."""
-        side = 96
+        side = 160
         alpha = np.zeros((side, side), np.uint8)
         kind = rng.integers(3)
         if kind == 0:
-            axes = (int(rng.integers(14, 46)), int(rng.integers(14, 46)))
-            cv2.ellipse(alpha, (48, 48), axes, 0, 0, 360, 255, -1)
+            axes = (int(rng.integers(24, 78)), int(rng.integers(24, 78)))
+            cv2.ellipse(alpha, (80, 80), axes, 0, 0, 360, 255, -1)
         else:
             count = 4 if kind == 1 else int(rng.integers(5, 10))
             turn = (
@@ -200,8 +228,8 @@ class Composites:
             )
             stretch = rng.uniform(0.5, 1.0, 2)
             radius = rng.uniform(0.6, 1.0, count) if kind == 2 else np.ones(count)
-            points = np.stack((np.cos(turn), np.sin(turn)), 1) * radius[:, None] * stretch * 45
-            cv2.fillPoly(alpha, [np.round(points + 48).astype(np.int32)], 255)
+            points = np.stack((np.cos(turn), np.sin(turn)), 1) * radius[:, None] * stretch * 76
+            cv2.fillPoly(alpha, [np.round(points + 80).astype(np.int32)], 255)
         colour = rng.integers(0, 256, 3).astype(np.uint8)
         fill = np.broadcast_to(colour, (side, side, 3))
         if rng.random() < 0.6:
@@ -214,14 +242,14 @@ class Composites:
 
     def _compound(self, rng: np.random.Generator) -> Array:
         """RGBA of unlike parts that belong together, as head, shirt and trousers do."""
-        canvas = np.zeros((192, 192, 4), np.uint8)
+        canvas = np.zeros((320, 320, 4), np.uint8)
         count = int(rng.integers(2, 5))
         upright = rng.random() < 0.7
-        along = np.linspace(50, 142, count)
+        along = np.linspace(80, 240, count)
         for i in rng.permutation(count):
             part = self._disguise(rng) if rng.random() < 0.3 else self._shape(rng)
-            side = rng.uniform(45, 90)
-            across = 96 + rng.uniform(-14, 14)
+            side = rng.uniform(75, 150)
+            across = 160 + rng.uniform(-24, 24)
             centre = (across, along[i]) if upright else (along[i], across)
             scale = side / max(part.shape[:2])
             matrix = np.array(
@@ -230,7 +258,7 @@ class Composites:
                     [0, scale, centre[1] - part.shape[0] * scale / 2],
                 ]
             )
-            layer = cv2.warpAffine(part, matrix, (192, 192), flags=cv2.INTER_AREA)
+            layer = cv2.warpAffine(part, matrix, (320, 320), flags=cv2.INTER_AREA)
             cover = layer[:, :, 3:].astype(np.uint16)
             canvas[:, :, :3] = (
                 layer[:, :, :3] * cover + canvas[:, :, :3] * (255 - cover) + 127

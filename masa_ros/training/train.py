@@ -34,7 +34,6 @@ class TrainConfig:
     minutes: stop earlier when that much time has passed, 0 for no limit. The learning rate then
         follows the time instead of the steps.
     pairs: composites per step; each gives two views.
-    sizes: (height, width) of the views, one drawn per step.
     learning_rate, weight_decay: of AdamW.
     warmup: steps over which the learning rate rises.
     clip: largest norm of the gradient.
