@@ -1,15 +1,20 @@
-"""Reading and writing of weights files."""
+"""Filling networks from weights files, ours and published ones, and writing ours."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from masa_ros.errors import WeightsError
+from masa_ros.models import official
+from masa_ros.models.configs import ModelConfig, SamConfig
+from masa_ros.models.files import SAM_FILES, locate
 from masa_ros.models.network import MasaNetwork
+from masa_ros.models.zoo import ZOO
 
 
 def save(network: MasaNetwork, path: Path, metadata: dict[str, str]) -> None:
@@ -25,16 +30,41 @@ def save(network: MasaNetwork, path: Path, metadata: dict[str, str]) -> None:
     temporary.replace(path)
 
 
-def load(network: MasaNetwork, path: Path, model: str) -> dict[str, str]:
-    """Fill the network from a safetensors file and return the file's metadata.
+def load(network: MasaNetwork, path: Path, model: ModelConfig) -> None:
+    """Fill the network from a safetensors file of ours or a checkpoint as it was published.
+
+    A published MASA-SAM file without SAM's own tensors is completed by the file of SAM, looked
+    for beside it and in the weights folder.
 
     Raises
     ------
     WeightsError
-        When the file is missing, no safetensors file, made for another model, or when a tensor
-        is missing, left over or of another shape.
+        When a file is missing, damaged or made for another model: when a tensor of the network
+        is missing, one of the file unknown, or a shape different.
 
     """
+    if path.suffix == '.safetensors':
+        tensors = _read_safetensors(path, model.name)
+    else:
+        tensors = official.translate(model, official.read(path))
+        frozen = isinstance(model.network.backbone, SamConfig) and not any(
+            name.startswith(('backbone.', 'masks.')) for name in tensors
+        )
+        if frozen:
+            sam = locate(SAM_FILES[model.name], beside=path)
+            tensors |= official.translate(model, official.read(sam))
+    wrong = _differences(network, tensors)
+    if wrong:
+        likely = _made_for(tensors, path)
+        shown = '; '.join(wrong[:5])
+        raise WeightsError(
+            f'{path} does not fit {model.name}, {len(wrong)} differences: {shown}'
+            + (f'. It looks like a file of {likely}' if likely not in ('', model.name) else '')
+        )
+    network.load_state_dict(tensors, strict=False)
+
+
+def _read_safetensors(path: Path, model: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f'weights of {model}: there is no file {path}')
     try:
@@ -46,29 +76,37 @@ def load(network: MasaNetwork, path: Path, model: str) -> dict[str, str]:
     made_for = metadata.get('model', model)
     if made_for != model:
         raise WeightsError(f'{path} holds weights of {made_for}, the chosen model is {model}')
+    return tensors
+
+
+def _differences(network: MasaNetwork, tensors: dict[str, Tensor]) -> list[str]:
     own = {
         name: value
         for name, value in network.state_dict().items()
         if not name.endswith('num_batches_tracked')
     }
-    wrong = [f'{name} is missing' for name in own.keys() - tensors.keys()]
-    wrong += [f'{name} is unknown' for name in tensors.keys() - own.keys()]
+    wrong = [f'{name} is missing' for name in sorted(own.keys() - tensors.keys())]
     wrong += [
         f'{name} has shape {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}'
-        for name in own.keys() & tensors.keys()
+        for name in sorted(own.keys() & tensors.keys())
         if tensors[name].shape != own[name].shape
     ]
-    if wrong:
-        shown = '; '.join(sorted(wrong)[:5])
-        raise WeightsError(f'{path} does not fit {model}, {len(wrong)} differences: {shown}')
-    network.load_state_dict(tensors, strict=False)
-    return metadata
+    wrong += [f'{name} is unknown' for name in sorted(tensors.keys() - own.keys())]
+    return wrong
 
 
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _made_for(tensors: dict[str, Tensor], path: Path) -> str:
+    """Name of the model whose network has the most of these tensors, '' when none has half."""
+    if path.suffix != '.safetensors':
+        tensors = official.read(path)
+    best, most = '', len(tensors) // 2
+    for model in ZOO.values():
+        with torch.device('meta'):
+            own = MasaNetwork(model.network).state_dict()
+        named = tensors
+        if path.suffix != '.safetensors':
+            named = official.translate(model, tensors)
+        fitting = sum(k in own and own[k].shape == v.shape for k, v in named.items())
+        if fitting > most:
+            best, most = model.name, fitting
+    return best

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,12 +13,15 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masa_ros.errors import ConfigError, ImageError, WeightsError
+from masa_ros.errors import ConfigError, ImageError
 from masa_ros.models import checkpoints
+from masa_ros.models.configs import ModelConfig
+from masa_ros.models.files import MODEL_FILES, fingerprint, locate
 from masa_ros.models.heads import clip_boxes, decode_boxes, select_proposals
+from masa_ros.models.masks import View
 from masa_ros.models.network import Features, MasaNetwork
-from masa_ros.models.zoo import ModelConfig, model_config
-from masa_ros.types import Instances, Mask
+from masa_ros.models.zoo import model_config
+from masa_ros.types import Instances
 
 # ImageNet statistics of 0..255 RGB, as in the released models.
 MEAN = (123.675, 116.28, 103.53)
@@ -72,6 +74,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def fitted_size(height: int, width: int, long_side: int, short_side: int) -> tuple[int, int]:
+    """(rows, columns) of an image scaled to fit both sides, its proportions kept."""
+    scale = min(long_side / max(height, width), short_side / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize(images: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+    """Bilinear (B, 3, h, w) -> (B, 3, *size); without antialias as OpenCV does to floats."""
+    return F.interpolate(images, size, mode='bilinear', align_corners=False, antialias=antialias)
+
+
 def normalise(images: Tensor) -> Tensor:
     """RGB 0..255 (B, 3, H, W), any dtype -> float32 network input, channels last."""
     mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
@@ -121,15 +134,16 @@ class Detector:
             raise ConfigError(f"precision is '{config.precision}'; it must be auto, fp32 or fp16")
         if config.precision == 'fp16' and device.type == 'cpu':
             raise ConfigError('precision fp16 needs a CUDA device; on the CPU take fp32 or auto')
-        path = Path(config.weights) if config.weights else model.shipped_weights
-        if path is None:
-            raise WeightsError(
-                f'no weights are shipped for {model.name}: give the path of a file as weights'
+        if model.fixed_size and config.input_size not in (0, model.input_size):
+            raise ConfigError(
+                f'input_size is {config.input_size}; {model.name} takes only {model.input_size}'
             )
+        path = Path(config.weights) if config.weights else model.shipped_weights
+        path = path or locate(MODEL_FILES[model.name])
         network = MasaNetwork(model.network)
-        checkpoints.load(network, path, model.name)
+        checkpoints.load(network, path, model)
         detector = cls(model, network, config, str(device))
-        detector.weights = f'{path.name} sha256:{checkpoints.fingerprint(path)[:12]}'
+        detector.weights = f'{path.name} sha256:{fingerprint(path)[:12]}'
         return detector
 
     def describe(self) -> dict[str, Any]:
@@ -147,8 +161,15 @@ class Detector:
         self.config = config
 
     @torch.inference_mode()
-    def __call__(self, image: NDArray[np.uint8]) -> Instances:
-        """Find instances in an (H, W, 3) uint8 RGB image.
+    def __call__(self, image: NDArray[np.uint8], given: Instances | None = None) -> Instances:
+        """Find instances in an (H, W, 3) uint8 RGB image, or describe those that are given.
+
+        Parameters
+        ----------
+        image: pixels.
+        given: detections of somebody else (boxes, scores, labels, perhaps masks); they come back
+            all and in their order, with embeddings, and with masks where the model draws them
+            and they had none ("detect and track anything", paper section 3.2.3).
 
         Raises
         ------
@@ -158,69 +179,72 @@ class Detector:
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ImageError(f'expected (H, W, 3) uint8 pixels, got {image.shape} {image.dtype}')
-        tensor, shape = self.preprocess(image)
-        features = self.network(tensor)
-        boxes, scores, pooled = self._detect(features, shape)
-        height, width = image.shape[:2]
-        scale = boxes.new_tensor([width / shape[1], height / shape[0]] * 2)
-        index = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
-        embeddings = self.network.embed(pooled).float()
-        masks: tuple[Mask | None, ...] | None = None
-        original = (boxes * scale).cpu().numpy()
-        if self.model.network.detail and self.config.masks:
-            logits = self.network.mask_logits(features, pooled, boxes, index)
-            masks = paste_masks(logits.float().cpu().numpy(), original, height, width)
-        return Instances(
-            boxes=original,
-            scores=scores.cpu().numpy(),
-            labels=np.full(len(boxes), -1, np.int32),
-            embeddings=embeddings.cpu().numpy(),
-            masks=masks,
-        )
+        tensor, view = self.preprocess(image)
+        features = self.features(tensor)
+        scale = tensor.new_tensor([*view.scale, *view.scale], dtype=torch.float32)
+        if given is None:
+            boxes, scores, pooled = self.detect(features, view)
+            found = Instances(
+                boxes=(boxes / scale).cpu().numpy(),
+                scores=scores.cpu().numpy(),
+                labels=np.full(len(boxes), -1, np.int32),
+                embeddings=np.zeros((len(boxes), 0), np.float32),
+            )
+        else:
+            found = given
+            boxes = torch.from_numpy(np.ascontiguousarray(given.boxes)).to(scale.device) * scale
+            pooled = self.pool(features, boxes)
+        masks = found.masks
+        if masks is None and self.network.masks is not None and self.config.masks:
+            logits = self.network.masks(features.detail, pooled, boxes, _first_image(boxes))
+            masks = tuple(self.network.masks.place(logits, found.boxes, view))
+        embeddings = self.network.embed(pooled).float().cpu().numpy()
+        return dataclasses.replace(found, embeddings=embeddings, masks=masks)
 
-    def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
-        """Resize to the network's long side, normalise, pad right and bottom with zeros.
+    def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, View]:
+        """Resize to the network's input size, normalise, pad right and bottom with zeros.
 
         Returns
         -------
-        (1, 3, H, W) network input, and (height, width) of the image in it without padding.
+        (1, 3, H, W) network input, and how the image lies in it.
 
         """
-        long_side = self.config.input_size or self.model.input_size
+        model = self.model
         height, width = image.shape[:2]
-        scale = long_side / max(height, width)
-        rows, columns = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+        long_side = self.config.input_size or model.input_size
+        short_side = model.short_side * long_side // model.input_size
+        rows, columns = fitted_size(height, width, long_side, short_side or long_side)
         # torch refuses negative strides and warns of read-only memory; all else is not copied.
         if not image.flags.writeable or min(image.strides) < 0:
             image = image.copy()
         tensor = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None]
-        if not self.model.antialias or tensor.is_cuda:
+        if not model.antialias or tensor.is_cuda:
             tensor = tensor.float()  # bytes are resized as they are only with antialias on a CPU
-        tensor = F.interpolate(
-            tensor,
-            (rows, columns),
-            mode='bilinear',
-            align_corners=False,
-            antialias=self.model.antialias,
-        )
-        step = self.model.pad_multiple
+        tensor = resize(tensor, (rows, columns), model.antialias)
+        step = model.pad_multiple
         padded = F.pad(normalise(tensor), (0, -columns % step, 0, -rows % step))
-        return padded.half() if self.half else padded, (rows, columns)
+        view = View(height, width, rows, columns)
+        return padded.half() if self.half else padded, view
 
-    def _detect(self, features: Features, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def features(self, tensor: Tensor) -> Features:
+        """Image part of the network: (1, 3, H, W) from ``preprocess`` -> features."""
+        return self.network(tensor)
+
+    def pool(self, features: Features, boxes: Tensor) -> Tensor:
+        """Features (N, C, 7, 7) of boxes (N, 4) in network pixels."""
+        return self.network.pool(features.levels, boxes, _first_image(boxes))
+
+    def detect(self, features: Features, view: View) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes (N, 4) in network pixels, scores (N,), features (N, C, 7, 7) of them."""
         network, model, config = self.network, self.model, self.config
+        shape = (view.rows, view.columns)
         logits, deltas = network.proposals(features.levels)
         candidates, score, level = network.proposals.candidates(logits, deltas, model.candidates)
         proposals, _ = select_proposals(
             candidates[0], score[0], level, shape, model.proposal_nms_iou, model.proposals
         )
 
-        def pool(boxes: Tensor) -> Tensor:
-            image = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
-            return network.pool(features.levels, boxes, image)
-
-        cls, reg = network.boxes(pool(proposals))
+        cls, reg = network.boxes(self.pool(features, proposals))
         scores = cls.float().softmax(1)[:, 0]
         boxes = clip_boxes(decode_boxes(proposals, reg, network.boxes.STDS), *shape)
 
@@ -232,40 +256,9 @@ class Detector:
         boxes, scores = boxes[kept], scores[kept]
         limit = int(choose(model.max_instances, config.max_instances))
         best = torchvision.ops.nms(boxes, scores, choose(model.nms_iou, config.nms_iou))[:limit]
-        return boxes[best], scores[best], pool(boxes[best])
+        return boxes[best], scores[best], self.pool(features, boxes[best])
 
 
-def paste_masks(
-    logits: NDArray[np.float32], boxes: NDArray[np.float32], height: int, width: int
-) -> tuple[Mask | None, ...]:
-    """Bring (N, S, S) mask logits of boxes (N, 4) to the pixels of an image.
-
-    Returns
-    -------
-    N masks whose window is the box, rounded outwards to whole pixels and clipped to the image;
-    None where no pixel belongs to the object.
-
-    """
-    masks: list[Mask | None] = []
-    size = logits.shape[-1]
-    for logit, (x0, y0, x1, y1) in zip(logits, boxes):
-        left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
-        right, bottom = min(width, int(np.ceil(x1))), min(height, int(np.ceil(y1)))
-        # Cell s of the logits covers box pixels [s, s + 1) * side / S; sample pixel centres.
-        scale_x, scale_y = size / max(x1 - x0, 1e-3), size / max(y1 - y0, 1e-3)
-        transform = np.array(
-            [
-                [scale_x, 0, (left + 0.5 - x0) * scale_x - 0.5],
-                [0, scale_y, (top + 0.5 - y0) * scale_y - 0.5],
-            ]
-        )
-        pixels = cv2.warpAffine(
-            logit,
-            transform,
-            (right - left, bottom - top),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        inside = pixels > 0
-        masks.append(Mask(left, top, inside) if inside.any() else None)
-    return tuple(masks)
+def _first_image(boxes: Tensor) -> Tensor:
+    """Index of the image of each box in a batch of one."""
+    return torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)

@@ -41,7 +41,7 @@ def encode_boxes(anchors: Tensor, boxes: Tensor, stds: Sequence[float]) -> Tenso
     """Inverse of ``decode_boxes``: the deltas (..., 4) that turn anchors into boxes."""
     size = (anchors[..., 2:] - anchors[..., :2]).clamp(min=1e-3)
     target = (boxes[..., 2:] - boxes[..., :2]).clamp(min=1e-3)
-    shift = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) * 0.5
+    shift = (boxes[..., :2] + boxes[..., 2:]) * 0.5 - (anchors[..., :2] + anchors[..., 2:]) * 0.5
     deltas = torch.cat((shift / size, (target / size).log()), dim=-1)
     return deltas / deltas.new_tensor(stds)
 
@@ -198,28 +198,3 @@ class EmbeddingHead(nn.Module):
         if self.temperature:
             x = F.normalize(x.float(), dim=1) / math.sqrt(self.temperature)
         return x
-
-
-class MaskHead(nn.Module):
-    """Class-agnostic mask inside a box: fine detail at stride 4 plus the box's 7x7 features.
-
-    The 7x7 features say which object is meant, the detail map where its edge runs.
-    """
-
-    SIZE = 28
-
-    def __init__(self, channels: int, detail: int, convs: int) -> None:
-        super().__init__()
-        self.context = ConvNorm(channels, detail, relu=True)
-        self.convs = nn.ModuleList(ConvNorm(detail, detail, relu=True) for _ in range(convs))
-        self.logits = nn.Conv2d(detail, 1, 1)
-
-    def forward(self, features: Tensor, detail: Tensor) -> Tensor:
-        """Features (N, C, 7, 7), detail (N, D, 28, 28) -> mask logits (N, 28, 28)."""
-        context = F.interpolate(
-            self.context(features), size=detail.shape[-2:], mode='bilinear', align_corners=False
-        )
-        x = detail + context
-        for conv in self.convs:
-            x = conv(x)
-        return self.logits(x)[:, 0]

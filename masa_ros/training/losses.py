@@ -303,14 +303,14 @@ def objective(
     losses['contrast'] = config.contrast * contrast_loss(
         embeddings, identity, chosen.image // pairs
     )
-    if network.config.detail:
+    if network.masks is not None:
         rank = torch.cat(
             [torch.arange(int((chosen.image == i).sum())) for i in range(len(targets))]
         )
         few = (rank < config.masks_per_image).nonzero()[:, 0]
         masked = Rois(*(value[few] for value in chosen))
-        mask_logits = network.mask_logits(
-            features, pooled[positive[few]], masked.boxes, masked.image
+        mask_logits = network.masks(
+            features.detail, pooled[positive[few]], masked.boxes, masked.image
         )
         losses['mask'] = config.mask * mask_loss(mask_logits, masked, targets)
     return losses

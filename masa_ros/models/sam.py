@@ -1,0 +1,268 @@
+"""SAM (Kirillov et al. 2023) as MASA uses it: one encoder pass feeds tracking and masks.
+
+Encoder and parameters are those of the segment_anything package; the mask decoder's arithmetic is
+rearranged here, because MASA prompts it with every box of every frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.transformer import Attention, TwoWayTransformer
+from torch import Tensor, nn
+
+from masa_ros.models.configs import SamConfig
+from masa_ros.models.layers import FeaturePyramid, Stages
+from masa_ros.models.masks import View, place_frames
+from masa_ros.types import Mask
+
+_PATCH = 16
+_BOXES_AT_ONCE = 16  # bounds the decoder's memory: 20 MB a box in fp32
+
+
+class SamEncoder(ImageEncoderViT):
+    """SAM's image encoder that also gives the outputs of some of its blocks."""
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__(
+            img_size=config.image_size,
+            patch_size=_PATCH,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            out_chans=config.embedding,
+            use_rel_pos=True,
+            window_size=config.window,
+            global_attn_indexes=config.global_blocks,
+            norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
+        )
+        self.taps = config.taps
+
+    def forward(self, x: Tensor) -> Stages:
+        """(B, 3, S, S) -> taps (B, C, S / 16, S / 16), ``detail`` the image embedding."""
+        x = self.patch_embed(x) + self.pos_embed
+        maps = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self.taps:
+                maps.append(x.permute(0, 3, 1, 2))
+        return Stages(maps, self.neck(x.permute(0, 3, 1, 2)))
+
+
+class SimplePyramid(nn.Module):
+    """Feature pyramid from maps of one size (Li et al. 2022, "plain backbones").
+
+    Four maps of stride 16 become strides 4, 8, 16 and 32 before they are merged top-down.
+    """
+
+    def __init__(self, width: int, channels: int, levels: int) -> None:
+        super().__init__()
+        self.up4 = nn.Sequential(
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+            LayerNorm2d(width),
+            nn.GELU(),
+            nn.ConvTranspose2d(width, width, 2, stride=2),
+        )
+        self.up2 = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.merge = FeaturePyramid((width,) * 4, channels, levels, norm=False)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Four maps (B, C, h, w) -> ``levels`` maps, finest first."""
+        fine, middle, same, coarse = maps
+        return self.merge([self.up4(fine), self.up2(middle), same, F.max_pool2d(coarse, 2)])
+
+
+class SamMasks(nn.Module):
+    """SAM's prompt encoder and mask decoder, prompted by boxes.
+
+    Same parameters, same result as segment_anything's, for about half the arithmetic: the
+    embedding is shared by all boxes until the first layer changes it, projections of the image
+    side are folded into the few prompt tokens, and upscaling runs on rows of channels.
+    """
+
+    def __init__(self, config: SamConfig) -> None:
+        super().__init__()
+        side = config.image_size // _PATCH
+        self.prompt_encoder = PromptEncoder(
+            embed_dim=config.embedding,
+            image_embedding_size=(side, side),
+            input_image_size=(config.image_size, config.image_size),
+            mask_in_chans=16,
+        )
+        self.mask_decoder = MaskDecoder(
+            transformer_dim=config.embedding,
+            iou_head_hidden_dim=config.embedding,
+            transformer=TwoWayTransformer(
+                2, config.embedding, config.decoder_heads, config.decoder_width
+            ),
+        )
+
+    def prepare(self, levels: list[Tensor], detail: Tensor | None) -> Tensor | None:
+        """Return the image embedding (B, 256, S / 16, S / 16) as it is."""
+        return detail
+
+    def forward(self, embedding: Tensor, pooled: Tensor, boxes: Tensor, image: Tensor) -> Tensor:
+        """Draw the mask of every box.
+
+        Parameters
+        ----------
+        embedding: (B, 256, S / 16, S / 16) of the images.
+        pooled: not used; masks inside boxes are drawn from it.
+        boxes: (N, 4) float32 xyxy in network-input pixels.
+        image: (N,) int64 index of each box's image in the batch.
+
+        Returns
+        -------
+        (N, S / 4, S / 4) logits over the whole network input, padding included.
+
+        """
+        parts = []
+        for start in range(0, len(boxes), _BOXES_AT_ONCE):
+            few = slice(start, start + _BOXES_AT_ONCE)
+            shared = embedding if len(embedding) == 1 else embedding[image[few]]
+            sparse = self.prompt_encoder._embed_boxes(boxes[few]).to(embedding.dtype)
+            dense = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+            parts.append(self.decode(shared, sparse, dense)[0][:, 0])
+        if not parts:
+            side = 4 * embedding.shape[-1]
+            return embedding.new_zeros((0, side, side))
+        return torch.cat(parts)
+
+    def place(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> list[Mask | None]:
+        """Bring logits to the pixels of the image; see ``masks.place_frames``."""
+        return place_frames(logits, self.prompt_encoder.input_image_size[0], view)
+
+    def decode(
+        self, embedding: Tensor, sparse: Tensor, dense: Tensor, multiple: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """SAM's mask decoder.
+
+        Parameters
+        ----------
+        embedding: (1 or N, C, h, w); 1 is shared by all prompts.
+        sparse: (N, T, C) tokens of points and corners.
+        dense: (1 or N, C, 1 or h, 1 or w) embedding of a mask prompt or of none.
+        multiple: the three masks for ambiguous prompts instead of the one.
+
+        Returns
+        -------
+        (N, 1 or 3, 4 h, 4 w) logits and (N, 1 or 3) predicted IoU.
+
+        """
+        decoder, transformer = self.mask_decoder, self.mask_decoder.transformer
+        height, width = embedding.shape[-2:]
+        image = (embedding + dense).flatten(2).transpose(1, 2)
+        position = self.prompt_encoder.get_dense_pe().to(image.dtype).flatten(2).transpose(1, 2)
+        own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))
+        prompt = torch.cat((own.expand(len(sparse), -1, -1), sparse), 1)
+
+        tokens = prompt
+        for layer in transformer.layers:
+            if layer.skip_first_layer_pe:
+                tokens = layer.self_attn(tokens, tokens, tokens)
+            else:
+                query = tokens + prompt
+                tokens = tokens + layer.self_attn(query, query, tokens)
+            tokens = layer.norm1(tokens)
+            placed = image + position
+            seen = _read_image(layer.cross_attn_token_to_image, tokens + prompt, placed, image)
+            tokens = layer.norm2(tokens + seen)
+            tokens = layer.norm3(tokens + layer.mlp(tokens))
+            told = _write_image(layer.cross_attn_image_to_token, placed, tokens + prompt, tokens)
+            image = layer.norm4(image + told)
+        final = transformer.final_attn_token_to_image
+        seen = _read_image(final, tokens + prompt, image + position, image)
+        tokens = transformer.norm_final_attn(tokens + seen)
+
+        chosen = slice(1, None) if multiple else slice(0, 1)
+        heads = list(decoder.output_hypernetworks_mlps)[chosen]
+        answers = tokens[:, 1 : 1 + decoder.num_mask_tokens][:, chosen]
+        kernels = torch.stack([head(answers[:, i]) for i, head in enumerate(heads)], 1)
+        logits = self._upscale(image, kernels, height, width)
+        return logits, decoder.iou_prediction_head(tokens[:, 0])[:, chosen]
+
+    def _upscale(self, image: Tensor, kernels: Tensor, height: int, width: int) -> Tensor:
+        """(N, h w, C) image tokens, (N, M, c) kernels -> logits (N, M, 4 h, 4 w).
+
+        A transposed convolution whose kernel is its stride is a matrix product that turns each
+        row of channels into four rows.
+        """
+        first, norm, activation, second, _ = self.mask_decoder.output_upscaling
+        x = _split_rows(image, first)
+        x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
+        x = activation(_split_rows(x, second))
+        logits = kernels @ x.flatten(1, -2).transpose(1, 2)
+        logits = logits.view(*logits.shape[:2], height, width, 2, 2, 2, 2)
+        # Row: cell, then the two splits; column likewise.
+        logits = logits.permute(0, 1, 2, 4, 6, 3, 5, 7)
+        return logits.reshape(*logits.shape[:2], 4 * height, 4 * width)
+
+
+def _split_rows(x: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
+    """(..., C) -> (..., 2, 2, c): what a 2x2 transposed convolution of stride 2 makes of a cell."""
+    kernel = layer.weight.permute(0, 2, 3, 1)
+    rows = x @ kernel.reshape(kernel.shape[0], -1)
+    return rows.unflatten(-1, kernel.shape[1:]) + layer.bias
+
+
+def _per_head(weight: Tensor, heads: int) -> Tensor:
+    """(H d, C) -> (H, d, C)."""
+    return weight.unflatten(0, (heads, -1))
+
+
+def _read_image(attention: Attention, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention of few tokens over many image positions.
+
+    ``q . (W k)`` is ``(W^T q) . k`` and a mean of ``W v`` is W times the mean of v: with few
+    tokens it is cheaper to project these. The bias of the keys adds the same to all logits of a
+    token and drops out of the softmax.
+
+    Parameters
+    ----------
+    tokens: (N, T, C) queries.
+    keys, values: (1 or N, P, C).
+
+    """
+    heads = attention.num_heads
+    query = attention.q_proj(tokens).unflatten(2, (heads, -1))
+    query = query * query.shape[-1] ** -0.5
+    query = torch.einsum('nthd,hdc->nhtc', query, _per_head(attention.k_proj.weight, heads))
+    shape = query.shape
+    query = query.flatten(1, 2)
+    keys, values = (x[0] if len(x) == 1 else x for x in (keys, values))
+    seen = (query @ keys.transpose(-2, -1)).softmax(-1) @ values
+    value = _per_head(attention.v_proj.weight, heads)
+    out = torch.einsum('nhtc,hdc->nthd', seen.view(shape), value).flatten(2)
+    return attention.out_proj(out + attention.v_proj.bias)
+
+
+def _write_image(attention: Attention, queries: Tensor, tokens: Tensor, values: Tensor) -> Tensor:
+    """Attention of many image positions over few tokens, folded as in ``_read_image``.
+
+    Parameters
+    ----------
+    queries: (1 or N, P, C) image positions.
+    tokens, values: (N, T, C).
+
+    Returns
+    -------
+    (N, P, C)
+
+    """
+    heads = attention.num_heads
+    key = attention.k_proj(tokens).unflatten(2, (heads, -1))
+    key = key * key.shape[-1] ** -0.5
+    bias = torch.einsum('nthd,hd->nht', key, attention.q_proj.bias.unflatten(0, (heads, -1)))
+    key = torch.einsum('nthd,hdc->nhtc', key, _per_head(attention.q_proj.weight, heads))
+    shape = key.shape
+    queries = queries[0] if len(queries) == 1 else queries
+    logits = key.flatten(1, 2) @ queries.transpose(-2, -1)
+    weight = (logits.view(*shape[:3], -1) + bias[..., None]).softmax(2).flatten(1, 2)
+    value = attention.v_proj(values).unflatten(2, (heads, -1))
+    out = attention.out_proj.weight.unflatten(1, (heads, -1))
+    value = torch.einsum('nthd,chd->nhtc', value, out).flatten(1, 2)
+    return weight.transpose(1, 2) @ value + attention.out_proj.bias
