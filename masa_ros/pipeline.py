@@ -48,10 +48,13 @@ class Pipeline:
         detector(np.zeros((480, 640, 3), np.uint8))
         return cls(detector, Tracker(config.tracker))
 
-    def __call__(self, frame: Frame) -> Instances:
-        """Return the tracks of this frame; frames must come in the order of their stamps."""
+    def __call__(self, frame: Frame, given: Instances | None = None) -> Instances:
+        """Return the tracks of this frame; frames must come in the order of their stamps.
+
+        With ``given`` these detections are tracked instead of the model's own.
+        """
         start = time.perf_counter()
-        found = self.detector(frame.image)
+        found = self.detector(frame.image, given)
         middle = time.perf_counter()
         tracks = self.tracker.update(found, frame.stamp_ns)
         end = time.perf_counter()

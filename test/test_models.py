@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -11,12 +10,14 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from masa_ros.errors import ConfigError, ImageError, WeightsError
-from masa_ros.models import sampling
-from masa_ros.models.detector import Detector, DetectorConfig, paste_masks
+from masa_ros.models import official, sampling
+from masa_ros.models.configs import NetworkConfig, SamConfig, SwinConfig
+from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.heads import decode_boxes, encode_boxes
+from masa_ros.models.masks import BoxMasks, View
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.sampling import ModulatedDeformConv, RoIAlign, roi_levels
-from masa_ros.models.zoo import ZOO, model_config
+from masa_ros.models.zoo import model_config
 
 SHARED = Path(os.environ.get('MASA_ROS_SHARED', Path(__file__).parents[2] / 'shared'))
 NANO = model_config('masa_nano')
@@ -78,31 +79,6 @@ def test_box_coding_round_trip():
     )
 
 
-# Official name -> ours. The loader of official files (a later issue) takes this over.
-OFFICIAL_NAMES = [
-    (r'^backbone\.(conv1|bn1)', lambda m: 'backbone.stem.' + {'c': 'conv', 'b': 'norm'}[m[1][0]]),
-    (r'^backbone\.layer(\d)', lambda m: f'backbone.stages.{int(m[1]) - 1}'),
-    (r'\.conv(\d)\.weight$', r'.conv\1.conv.weight'),
-    (r'\.bn(\d)\.', r'.conv\1.norm.'),
-    (r'downsample\.0', 'downsample.conv'),
-    (r'downsample\.1', 'downsample.norm'),
-    (r'^masa_adapter\.0\.lateral_convs', 'pyramid.lateral'),
-    (r'^masa_adapter\.0\.fpn_convs', 'pyramid.output'),
-    (r'^masa_adapter\.1\.dyhead_blocks', 'fusion'),
-    (r'spatial_conv_', ''),
-    (r'^rpn_head\.rpn_', 'proposals.'),
-    (r'^roi_head\.bbox_head\.(fc_|shared_)', 'boxes.'),
-    (r'^track_head\.embed_head\.(fc_embed)?', lambda m: 'embed.embed' if m[1] else 'embed.'),
-    (r'\.(bn|gn)\.', '.norm.'),
-]
-
-
-def own_name(official):
-    for pattern, replacement in OFFICIAL_NAMES:
-        official = re.sub(pattern, replacement, official)
-    return official
-
-
 def test_r50_computes_what_the_released_code_computes():
     folder = SHARED / 'parity'
     if not folder.is_dir():
@@ -115,7 +91,11 @@ def test_r50_computes_what_the_released_code_computes():
         folder / 'masa_r50/manifest.json', salt['salt'] if isinstance(salt, dict) else salt
     )
     network = MasaNetwork(model_config('masa_r50').network).eval()
-    network.load_state_dict({own_name(k): torch.from_numpy(v) for k, v in seeded.items()})
+    tensors = {k: torch.from_numpy(v) for k, v in seeded.items()}
+    missing, unknown = network.load_state_dict(
+        official.translate(model_config('masa_r50'), tensors), strict=False
+    )
+    assert not unknown and all(name.endswith('num_batches_tracked') for name in missing)
     reference = np.load(folder / 'masa_r50/small.npz')
     boxes = torch.from_numpy(reference['boxes'])
     with torch.inference_mode():
@@ -170,11 +150,13 @@ def test_an_image_of_another_kind_is_refused(seeded_weights):
 def test_masks_follow_their_logits():
     logits = np.full((1, 28, 28), -5, np.float32)
     logits[0, :, 14:] = 5  # the right half of the box
-    (mask,) = paste_masks(logits, np.array([[10.0, 20.0, 66.0, 76.0]], np.float32), 100, 100)
+    masks, view = BoxMasks(NANO.network.masks, 32, 48), View(100, 100, 100, 100)
+    logits = torch.from_numpy(logits)
+    (mask,) = masks.place(logits, np.array([[10.0, 20.0, 66.0, 76.0]], np.float32), view)
     full = mask.full(100, 100)
     assert full[20:76, 38:66].all()
     assert full.sum() == 56 * 28
-    (nothing,) = paste_masks(-np.ones((1, 28, 28), np.float32), np.array([[0, 0, 9, 9.0]]), 9, 9)
+    (nothing,) = masks.place(-torch.ones(1, 28, 28), np.array([[0, 0, 9, 9.0]]), view)
     assert nothing is None
 
 
@@ -229,10 +211,34 @@ def test_a_model_without_shipped_weights_says_so():
         Detector.load(DetectorConfig(model='masa_r50'))
 
 
-@pytest.mark.parametrize('name', sorted(ZOO))
+SMALL_SAM = SamConfig(
+    width=64,
+    depth=4,
+    heads=4,
+    global_blocks=(1, 3),
+    taps=(0, 1, 2, 3),
+    image_size=256,
+    window=7,
+    embedding=64,
+    decoder_heads=4,
+    decoder_width=128,
+)
+EXPORTED = {
+    'nano': (NANO.network, (64, 96)),
+    'r50': (model_config('masa_r50').network, (64, 96)),
+    'sam': (NetworkConfig(SMALL_SAM, fusion_attention=True), (256, 256)),
+    'swin': (
+        NetworkConfig(SwinConfig(7, 32, (2, 2, 2, 2), (1, 2, 4, 8)), roi_levels=3),
+        (96, 160),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', EXPORTED)
 def test_the_image_part_exports_with_static_shapes(name):
     """The graph that is compiled later has no data-dependent Python, no torchvision operator."""
-    network = MasaNetwork(model_config(name).network).eval()
-    program = torch.export.export(network, (torch.zeros(1, 3, 64, 96),), strict=False)
+    config, size = EXPORTED[name]
+    network = MasaNetwork(config).eval()
+    program = torch.export.export(network, (torch.zeros(1, 3, *size),), strict=False)
     assert 'torchvision' not in str(program.graph)
     assert 'embedding_bag' not in str(program.graph)

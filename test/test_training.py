@@ -158,7 +158,7 @@ def test_every_loss_falls_and_a_run_can_be_resumed(composites, tmp_path):
         last = np.mean([float(row[name]) for row in rows[-10:]])
         assert last < first, name
     network = MasaNetwork(model_config('masa_nano').network)
-    assert checkpoints.load(network, weights, 'masa_nano')['steps'] == '40'
+    assert checkpoints.load(network, weights, model_config('masa_nano'))['steps'] == '40'
     again = TrainConfig('masa_nano', tmp_path, steps=42, pairs=2, warmup=5, workers=0, resume=True)
     train(again, composites)
     with (tmp_path / 'metrics.csv').open() as file:

@@ -30,11 +30,11 @@ def save(network: MasaNetwork, path: Path, metadata: dict[str, str]) -> None:
     temporary.replace(path)
 
 
-def load(network: MasaNetwork, path: Path, model: ModelConfig) -> None:
+def load(network: MasaNetwork, path: Path, model: ModelConfig) -> dict[str, str]:
     """Fill the network from a safetensors file of ours or a checkpoint as it was published.
 
     A published MASA-SAM file without SAM's own tensors is completed by the file of SAM, looked
-    for beside it and in the weights folder.
+    for beside it and in the weights folder. Returns the metadata of files of ours.
 
     Raises
     ------
@@ -43,8 +43,9 @@ def load(network: MasaNetwork, path: Path, model: ModelConfig) -> None:
         is missing, one of the file unknown, or a shape different.
 
     """
+    metadata: dict[str, str] = {}
     if path.suffix == '.safetensors':
-        tensors = _read_safetensors(path, model.name)
+        tensors, metadata = _read_safetensors(path, model.name)
     else:
         tensors = official.translate(model, official.read(path))
         frozen = isinstance(model.network.backbone, SamConfig) and not any(
@@ -62,9 +63,10 @@ def load(network: MasaNetwork, path: Path, model: ModelConfig) -> None:
             + (f'. It looks like a file of {likely}' if likely not in ('', model.name) else '')
         )
     network.load_state_dict(tensors, strict=False)
+    return metadata
 
 
-def _read_safetensors(path: Path, model: str) -> dict[str, Tensor]:
+def _read_safetensors(path: Path, model: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise WeightsError(f'weights of {model}: there is no file {path}')
     try:
@@ -76,7 +78,7 @@ def _read_safetensors(path: Path, model: str) -> dict[str, Tensor]:
     made_for = metadata.get('model', model)
     if made_for != model:
         raise WeightsError(f'{path} holds weights of {made_for}, the chosen model is {model}')
-    return tensors
+    return tensors, metadata
 
 
 def _differences(network: MasaNetwork, tensors: dict[str, Tensor]) -> list[str]:

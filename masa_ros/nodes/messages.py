@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ def tracks_to_msg(
     shape: tuple[int, int],
     model: str,
     embeddings: bool = False,
+    class_names: Mapping[int, str] = MappingProxyType({}),
 ) -> TrackedInstanceArray:
     """Build the message of one frame; ``shape`` is (height, width) of its image."""
     message = TrackedInstanceArray(
@@ -45,6 +48,7 @@ def tracks_to_msg(
                 track_id=int(tracks.track_ids[i]),
                 state=int(tracks.states[i]),
                 class_id=int(tracks.labels[i]),
+                class_name=class_names.get(int(tracks.labels[i]), ''),
                 score=float(tracks.scores[i]),
                 x_min=x_min,
                 y_min=y_min,

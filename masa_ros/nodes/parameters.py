@@ -146,6 +146,17 @@ PARAMETERS = (
         "'/compressed'",
         choices=('raw', 'compressed'),
     ),
+    Parameter(
+        'given_detections',
+        False,
+        "track the boxes of vision_msgs/Detection2DArray on 'detections' instead of the model's own",
+    ),
+    Parameter(
+        'detections_slop',
+        0.05,
+        'seconds by which the stamps of an image and its detections may differ',
+        (0, 10),
+    ),
     Parameter('image_qos', 'sensor_data', 'QoS of the image topic', choices=tuple(PROFILES)),
     Parameter('image_queue', 1, 'images kept by the middleware while the node is busy', (1, 100)),
     Parameter('tracks_qos', 'reliable', 'QoS of the tracks', choices=tuple(PROFILES)),

@@ -22,6 +22,7 @@ from masa_ros.errors import ConfigError, ImageError, MasaError
 from masa_ros.images import rgb_from_compressed, rgb_from_image
 from masa_ros.msg import TrackedInstanceArray
 from masa_ros.nodes import diagnostics, messages, parameters
+from masa_ros.nodes.detections import ClassNames, SynchronisedImages, detections_from_msg
 from masa_ros.nodes.diagnostics import Statistics
 from masa_ros.nodes.qos import profile
 from masa_ros.nodes.worker import NewestWorker
@@ -35,6 +36,7 @@ _LATE_NS = 500_000_000  # further back than this is a jump of time, not an image
 class _Arrival(NamedTuple):
     message: Any
     at: float  # time.monotonic()
+    given: Any = None  # vision_msgs/Detection2DArray of the same image
 
 
 class TrackerNode(LifecycleNode):
@@ -58,6 +60,9 @@ class TrackerNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._worker: NewestWorker[_Arrival] | None = None
         self._subscription: Any = None
+        self._synchronised: SynchronisedImages | None = None
+        self._classes = ClassNames()
+        self._matched = 0  # images that came with detections
         self._topic = ''
         self._statistics = Statistics()
         self._logged: dict[str, float] = {}
@@ -110,13 +115,29 @@ class TrackerNode(LifecycleNode):
         self._worker = NewestWorker(self._process)
         compressed = self._settings.image_transport == 'compressed'
         self._topic = self.resolve_topic_name('image_raw') + ('/compressed' if compressed else '')
-        self._subscription = self.create_subscription(
-            CompressedImage if compressed else Image,
-            self._topic,
-            self._on_image,
-            profile(self._settings.image_qos, self._settings.image_queue),
-        )
-        self.get_logger().info(f'tracking {self._topic}')
+        message_type = CompressedImage if compressed else Image
+        qos = profile(self._settings.image_qos, self._settings.image_queue)
+        if not self._settings.given_detections:
+            self._subscription = self.create_subscription(
+                message_type, self._topic, self._on_image, qos
+            )
+            self.get_logger().info(f'tracking {self._topic}')
+            return result
+        topic = self.resolve_topic_name('detections')
+        try:
+            self._synchronised = SynchronisedImages(
+                self,
+                (message_type, self._topic, qos),
+                topic,
+                self._settings.detections_slop,
+                lambda message: self._statistics.receive(),
+                self._accept,
+            )
+        except ConfigError as error:
+            self.get_logger().error(f'cannot start: {error}')
+            self._stop()
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().info(f'tracking the boxes of {topic} in {self._topic}')
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -143,6 +164,9 @@ class TrackerNode(LifecycleNode):
         if self._subscription is not None:
             self.destroy_subscription(self._subscription)
             self._subscription = None
+        if self._synchronised is not None:
+            self._synchronised.destroy()
+            self._synchronised = None
         if self._worker is not None:
             worker, self._worker = self._worker, None
             if worker.stop():
@@ -152,6 +176,11 @@ class TrackerNode(LifecycleNode):
 
     def _on_image(self, message: Any) -> None:
         self._statistics.receive()
+        self._accept(message)
+
+    def _accept(self, message: Any, given: Any = None) -> None:
+        """Hand an image to the worker, with the detections made on it where they are given."""
+        self._matched += given is not None
         worker, settings = self._worker, self._settings
         now = time.monotonic()
         if worker is None or settings is None:
@@ -161,7 +190,7 @@ class TrackerNode(LifecycleNode):
             self._statistics.skip()
             return
         self._last_accepted = now
-        if worker.offer(_Arrival(message, now)):
+        if worker.offer(_Arrival(message, now, given)):
             self._statistics.skip()
 
     def _process(self, arrival: _Arrival) -> None:
@@ -183,7 +212,10 @@ class TrackerNode(LifecycleNode):
             self._warn(error.cause, text)
             return
         try:
-            tracks = pipeline(frame)
+            given = None
+            if arrival.given is not None:
+                given = detections_from_msg(arrival.given, self._classes)
+            tracks = pipeline(frame, given)
         except Exception as error:  # a model may fail in any way: the node goes on
             text = f'{self._topic}: the model failed: {type(error).__name__}: {error}'
             self._statistics.fail(text)
@@ -222,7 +254,9 @@ class TrackerNode(LifecycleNode):
         shape = (frame.image.shape[0], frame.image.shape[1])
         model = self._pipeline.detector.model.name
         self._tracks.publish(
-            messages.tracks_to_msg(tracks, header, shape, model, settings.publish_embeddings)
+            messages.tracks_to_msg(
+                tracks, header, shape, model, settings.publish_embeddings, self._classes.names
+            )
         )
         if self._overlay.get_subscription_count():
             drawn = overlay.draw(frame.image, tracks)
@@ -267,6 +301,8 @@ class TrackerNode(LifecycleNode):
     def _report(self) -> None:
         figures = self._statistics.report()
         figures['waiting'] = self._worker.waiting if self._worker is not None else 0
+        if self._synchronised is not None:
+            figures['without_detections'] = int(figures['received']) - self._matched
         pipeline, settings = self._pipeline, self._settings
         if pipeline is None or settings is None:
             level, text = DiagnosticStatus.WARN, 'not configured'

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from masa_ros.errors import ImageError, SourceError
+from masa_ros.errors import ConfigError, ImageError, SourceError
 from masa_ros.models.detector import DetectorConfig
 from masa_ros.pipeline import Pipeline, PipelineConfig
 from masa_ros.replay import evaluate
+from masa_ros.replay.detections import GivenDetections, read_detections
 from masa_ros.replay.recorder import Recorder
 from masa_ros.replay.sources import Source, open_source
 from masa_ros.replay.tracks_file import read_tracks
@@ -29,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--weights', default='', help='weights file instead of the shipped one')
     parser.add_argument('--output', type=Path, required=True, metavar='DIR')
     parser.add_argument('--ground-truth', type=Path, metavar='GT', help='the truth, to score by')
+    parser.add_argument(
+        '--detections',
+        type=Path,
+        metavar='FILE',
+        help="track these boxes instead of the model's own: COCO json or MOTChallenge txt",
+    )
     parser.add_argument('--topic', default='', help='image topic of a bag (the only one)')
     parser.add_argument(
         '--fps', type=float, default=0.0, help='rate of a folder of images (its meta.json, or 10)'
@@ -55,6 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Track a recording and write the output folder."""
     source = open_source(arguments.source, arguments.topic, arguments.fps)
     truth = read_tracks(arguments.ground_truth) if arguments.ground_truth else None
+    given = read_detections(arguments.detections) if arguments.detections else None
+    if given is not None and arguments.ros:
+        raise ConfigError('--detections is for replay in this process; leave out --ros')
     tracker = TrackerConfig(
         **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(TrackerConfig)}
     )
@@ -75,9 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             pipeline = Pipeline.build(config)
             latencies = replay(
-                source, pipeline, recorder, arguments.max_frames, arguments.realtime
+                source, pipeline, recorder, arguments.max_frames, arguments.realtime, given
             )
             more = {'device': pipeline.detector.device}
+    if given is not None and given.unused:
+        print(
+            f'{arguments.detections}: {len(given.unused)} of its frames are not in the recording'
+        )
     if not recorder.frames:
         reasons = '; '.join(list(recorder.refused.values())[:3]) or 'it holds no images'
         raise SourceError(f'{arguments.source}: nothing could be tracked: {reasons}')
@@ -112,10 +126,12 @@ def replay(
     recorder: Recorder,
     max_frames: int = 0,
     realtime: bool = False,
+    given: GivenDetections | None = None,
 ) -> list[float]:
     """Track a recording in this process: the same input gives the same output.
 
-    With ``realtime`` images whose time has passed are skipped, as a node would skip them.
+    With ``realtime`` images whose time has passed are skipped, as a node would skip them. With
+    ``given`` these detections are tracked instead of the model's own.
 
     Returns
     -------
@@ -141,7 +157,7 @@ def replay(
                 continue
             time.sleep(max(ahead, 0))
         before = time.perf_counter()
-        tracks = pipeline(item.frame)
+        tracks = pipeline(item.frame, given and given.at(index, item.name))
         latencies.append((time.perf_counter() - before) * 1e3)
         recorder.add(index, item.name, item.frame, tracks)
     return latencies

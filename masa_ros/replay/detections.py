@@ -1,0 +1,127 @@
+"""Detections of somebody else, to be tracked: COCO json and MOTChallenge txt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from masa_ros.errors import SourceError
+from masa_ros.masks import mask_from_coco_rle
+from masa_ros.types import Instances, Mask
+
+
+class GivenDetections:
+    """Detections by frame.
+
+    Attributes
+    ----------
+    unused: keys of the file that no frame has asked for.
+
+    """
+
+    def __init__(self, frames: dict[str | int, Instances]) -> None:
+        self._frames = frames
+        self.unused = set(frames)
+
+    def at(self, index: int, name: str) -> Instances:
+        """Detections of the frame with this number, from 0, or this file name; perhaps none."""
+        for key in (index, name, Path(name).name):
+            if key in self._frames:
+                self.unused.discard(key)
+                return self._frames[key]
+        return Instances.empty()
+
+
+def read_detections(path: Path) -> GivenDetections:
+    """Read detections from a file.
+
+    COCO json: a list of results (``image_id`` is the number of the frame from 0, or a file name),
+    or a data set with ``images`` and ``annotations``; ``segmentation`` may hold run lengths.
+    MOTChallenge txt: lines of frame (from 1), id (ignored), left, top, width, height, score and
+    perhaps class; a score of -1 stands for an unknown one and counts as 1.
+
+    Raises
+    ------
+    SourceError
+        Naming the file, the place in it, and what is wrong there.
+
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f'{path} cannot be read: {error}') from error
+    rows = _coco(path, text) if path.suffix.lower() == '.json' else _mot(path, text)
+    frames: dict[str | int, list[dict[str, Any]]] = {}
+    for row in rows:
+        frames.setdefault(row['frame'], []).append(row)
+    return GivenDetections({key: _instances(items) for key, items in frames.items()})
+
+
+def _instances(rows: list[dict[str, Any]]) -> Instances:
+    rows = sorted(rows, key=lambda row: -row['score'])
+    masks: tuple[Mask | None, ...] | None = tuple(row['mask'] for row in rows)
+    if masks is not None and not any(mask is not None for mask in masks):
+        masks = None
+    box = np.array([row['box'] for row in rows], np.float32)
+    return Instances(
+        boxes=np.hstack((box[:, :2], box[:, :2] + box[:, 2:])),
+        scores=np.array([row['score'] for row in rows], np.float32),
+        labels=np.array([row['label'] for row in rows], np.int32),
+        embeddings=np.zeros((len(rows), 0), np.float32),
+        masks=masks,
+    )
+
+
+def _row(frame: str | int, box: Any, score: Any, label: Any, mask: Mask | None) -> dict[str, Any]:
+    values = [float(v) for v in box]
+    if len(values) != 4 or not np.isfinite(values).all() or min(values[2:]) <= 0:
+        raise ValueError(f'{values} is no box of left, top, width, height')
+    score = float(score)
+    if not 0 <= score <= 1:
+        raise ValueError(f'the score {score} is not in 0..1')
+    return {'frame': frame, 'box': values, 'score': score, 'label': int(label), 'mask': mask}
+
+
+def _coco(path: Path, text: str) -> list[dict[str, Any]]:
+    place = 'the file'
+    try:
+        document = json.loads(text)
+        names: dict[Any, str] = {}
+        annotations = document
+        if isinstance(document, dict):
+            names = {image['id']: image['file_name'] for image in document['images']}
+            annotations = document['annotations']
+        rows = []
+        for i, item in enumerate(annotations):
+            place = f'annotation {i}'
+            key = names[item['image_id']] if names else item['image_id']
+            shape = item.get('segmentation')
+            mask = mask_from_coco_rle(shape) if isinstance(shape, dict) else None
+            rows.append(
+                _row(key, item['bbox'], item.get('score', 1), item.get('category_id', -1), mask)
+            )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SourceError(f'{path}, {place}: no COCO detections: {error!r}') from error
+    return rows
+
+
+def _mot(path: Path, text: str) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = [float(v) for v in line.replace(',', ' ').split()]
+            if len(values) < 6:
+                raise ValueError('fewer than 6 values')
+            score = values[6] if len(values) > 6 and values[6] != -1 else 1.0
+            label = int(values[7]) if len(values) > 7 else -1
+            rows.append(_row(int(values[0]) - 1, values[2:6], score, label, None))
+        except ValueError as error:
+            raise SourceError(
+                f'{path}, line {number}: no MOTChallenge detection: {error}'
+            ) from error
+    return rows
