@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise WeightsError(f'{", ".join(absent)} not in {folder}')
     if not here:
         print(f'no published weights in {folder}')
-    return 0 if all([_verify(file, folder / file.name) for file in here]) else 1
+    good = [_verify(file, folder / file.name) for file in here]
+    return 0 if all(good) else 1
 
 
 def _named(name: str) -> list[WeightsFile]:

@@ -1,5 +1,7 @@
 """Published checkpoints, SAM's masks, given detections."""
 
+import dataclasses
+import hashlib
 import http.server
 import json
 import os
@@ -19,11 +21,11 @@ from test_models import SHARED, SMALL_SAM
 
 from masa_ros import cli, download
 from masa_ros.errors import SourceError, WeightsError
-from masa_ros.models import files, official
+from masa_ros.models import files, official, zoo
+from masa_ros.models.configs import NetworkConfig, ResNetConfig
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.masks import View, place_frames
 from masa_ros.models.network import MasaNetwork
-from masa_ros.models.zoo import model_config
 from masa_ros.replay.detections import read_detections
 from masa_ros.types import Instances
 
@@ -66,10 +68,17 @@ def official_names(network):
 
 @pytest.fixture(scope='module')
 def r50():
-    """A published masa_r50 checkpoint with random weights."""
+    """Network of a small masa_r50, and its parameters under their published names."""
     torch.manual_seed(0)
-    network = MasaNetwork(model_config('masa_r50').network)
-    return network, dict(official_names(network))
+    backbone = ResNetConfig((3, 4, 6, 3), (16, 32, 48, 64), stem=8, bottleneck=True)
+    config = NetworkConfig(
+        backbone, channels=32, box_convs=4, box_widths=(64,), embed_width=64, embedding=32
+    )
+    real = zoo.ZOO['masa_r50']
+    zoo.ZOO['masa_r50'] = dataclasses.replace(real, network=config)
+    network = MasaNetwork(config)
+    yield network, dict(official_names(network))
+    zoo.ZOO['masa_r50'] = real
 
 
 def load(path, model='masa_r50'):
@@ -108,7 +117,7 @@ class Evil:
     [
         (lambda p, t: p.write_bytes(np.random.default_rng(0).bytes(5000)), 'not a PyTorch check'),
         (lambda p, t: p.write_bytes(b''), 'is empty'),
-        (lambda p, t: p.write_bytes(b'PK' + bytes(4000)), 'cut off'),
+        (lambda p, t: p.write_bytes(b'PK' + bytes(99)), 'cut off'),
         (
             lambda p, t: p.write_bytes(pickle.dumps({'state_dict': [1, 2]})),
             'not a PyTorch|no stat',
@@ -146,7 +155,7 @@ def test_a_truncated_file_says_so(r50, tmp_path):
 def test_the_file_of_another_model_is_recognised(r50, tmp_path):
     path = tmp_path / 'some.pth'
     torch.save(r50[1], path)
-    with pytest.raises(WeightsError, match='masa_gdino.*looks like a file of masa_r50'):
+    with pytest.raises(WeightsError, match=r'masa_gdino.*looks like a file of masa_r50'):
         load(path, 'masa_gdino')
 
 
@@ -350,11 +359,9 @@ def published(url, sha256):
 def test_an_interrupted_download_goes_on(server, tmp_path, ranges):
     handler, url = server
     handler.ranges = ranges
-    import hashlib
-
     file = published(url, hashlib.sha256(handler.content).hexdigest())
     handler.limit = 100_000
-    with pytest.raises(WeightsError, match='w.pth'):
+    with pytest.raises(WeightsError, match=r'could not|early'):
         download.fetch(file, tmp_path)
     assert not (tmp_path / 'w.pth').exists()
     handler.limit = 1 << 30
@@ -385,7 +392,7 @@ def test_the_weights_command(tmp_path, monkeypatch, capsys):
     assert 'BAD' in capsys.readouterr().out
     assert cli.main(['weights', 'verify', 'masa_r50']) == 2
     assert cli.main(['weights', 'fetch', 'nonsense']) == 2
-    with pytest.raises(WeightsError, match='masa_ros weights fetch masa_r50.pth'):
+    with pytest.raises(WeightsError, match='masa_ros weights fetch'):
         Detector.load(DetectorConfig(model='masa_r50'))
 
 

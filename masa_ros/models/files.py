@@ -1,4 +1,4 @@
-"""The published weights files: names, sizes, licences, check sums, and where they are looked for."""
+"""The published weights files: names, licences, check sums, and where they are looked for."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ placeholder, and a name of Python's own library that has no business in a checkp
 
 from __future__ import annotations
 
+import _compat_pickle
 import collections
 import pickle
 import re
@@ -112,7 +113,9 @@ def _is_storage(module: str, name: str) -> bool:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        module = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}.get(module, module)
+        # Pickles of the protocol that torch.save takes have the names of Python 2.
+        module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)
         if (module, name) in _REBUILT:
             return _REBUILT[module, name]
         if _is_storage(module, name):

@@ -203,7 +203,7 @@ class SamMasks(nn.Module):
 
 
 def _split_rows(x: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
-    """(..., C) -> (..., 2, 2, c): what a 2x2 transposed convolution of stride 2 makes of a cell."""
+    """(..., C) -> (..., 2, 2, c): a 2x2 transposed convolution of stride 2 of single cells."""
     kernel = layer.weight.permute(0, 2, 3, 1)
     rows = x @ kernel.reshape(kernel.shape[0], -1)
     return rows.unflatten(-1, kernel.shape[1:]) + layer.bias

@@ -68,7 +68,7 @@ class SwinBlock(nn.Module):
 
     def _windows(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B * windows, window ** 2, C)."""
-        batch, height, width, channels = x.shape
+        batch, height, _, channels = x.shape
         x = x.view(batch, height // self.window, self.window, -1, self.window, channels)
         return x.transpose(2, 3).reshape(-1, self.window**2, channels)
 

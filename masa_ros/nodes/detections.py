@@ -25,7 +25,7 @@ class ClassNames:
         self._labels: dict[str, int] = {}
 
     def label(self, class_id: str) -> int:
-        """Number of a class, -1 for the empty one."""
+        """Return the number of a class, -1 for the empty one."""
         if not class_id:
             return -1
         if class_id.isdecimal() and len(class_id) < 10:

@@ -149,7 +149,8 @@ PARAMETERS = (
     Parameter(
         'given_detections',
         False,
-        "track the boxes of vision_msgs/Detection2DArray on 'detections' instead of the model's own",
+        "track the boxes that come as vision_msgs/Detection2DArray on 'detections' instead of "
+        "the model's own",
     ),
     Parameter(
         'detections_slop',

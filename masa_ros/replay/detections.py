@@ -27,7 +27,7 @@ class GivenDetections:
         self.unused = set(frames)
 
     def at(self, index: int, name: str) -> Instances:
-        """Detections of the frame with this number, from 0, or this file name; perhaps none."""
+        """Return what there is for the frame of this number, from 0, or this file name."""
         for key in (index, name, Path(name).name):
             if key in self._frames:
                 self.unused.discard(key)
@@ -89,7 +89,7 @@ def _coco(path: Path, text: str) -> list[dict[str, Any]]:
     place = 'the file'
     try:
         document = json.loads(text)
-        names: dict[Any, str] = {}
+        names: dict[Any, str] | None = None
         annotations = document
         if isinstance(document, dict):
             names = {image['id']: image['file_name'] for image in document['images']}
@@ -97,7 +97,7 @@ def _coco(path: Path, text: str) -> list[dict[str, Any]]:
         rows = []
         for i, item in enumerate(annotations):
             place = f'annotation {i}'
-            key = names[item['image_id']] if names else item['image_id']
+            key = item['image_id'] if names is None else names[item['image_id']]
             shape = item.get('segmentation')
             mask = mask_from_coco_rle(shape) if isinstance(shape, dict) else None
             rows.append(
