@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -47,8 +47,9 @@ def _build(config: NetworkConfig) -> tuple[nn.Module, nn.Module, nn.Module | Non
     pyramid = FeaturePyramid(backbone.pyramid_channels, config.channels, config.levels)
     if not isinstance(backbone, ResNetConfig):
         return Swin(backbone), pyramid, None
-    masks = config.masks and BoxMasks(config.masks, backbone.widths[0], config.channels)
-    return ResNet(backbone), pyramid, masks
+    if config.masks is None:
+        return ResNet(backbone), pyramid, None
+    return ResNet(backbone), pyramid, BoxMasks(config.masks, backbone.widths[0], config.channels)
 
 
 class MasaNetwork(nn.Module):
@@ -61,7 +62,8 @@ class MasaNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone, self.pyramid, self.masks = _build(config)
+        self.backbone, self.pyramid, masks = _build(config)
+        self.masks: Any = masks  # one of ``masks.BoxMasks``, ``sam.SamMasks``, None
         self.fusion = nn.Sequential(
             *(
                 DynamicFusion(config.channels, config.released_layout, config.fusion_attention)

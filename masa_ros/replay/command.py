@@ -157,7 +157,8 @@ def replay(
                 continue
             time.sleep(max(ahead, 0))
         before = time.perf_counter()
-        tracks = pipeline(item.frame, given and given.at(index, item.name))
+        boxes = given.at(index, item.name) if given is not None else None
+        tracks = pipeline(item.frame, boxes)
         latencies.append((time.perf_counter() - before) * 1e3)
         recorder.add(index, item.name, item.frame, tracks)
     return latencies

@@ -134,7 +134,7 @@ class Composites:
         self.scenes = [s for s in read_library(library) if chosen(s.source)]
         self.cutouts = [_levels(cut(s)) for s in self.scenes]
         read = (read_rgb(p) for p in backgrounds if chosen(p.stem))
-        self.photos = [photo for photo in read if photo is not None]
+        self.photos: list[Array] = [photo for photo in read if photo is not None]
 
     def sample(self, index: int) -> Sample:
         """Make scene number ``index``."""

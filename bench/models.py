@@ -1,0 +1,201 @@
+"""Seconds of each stage of the published models, and of segmenting everything, on this machine.
+
+Weights are random: time does not depend on them, except that SAM's automatic mask generator keeps
+next to no masks of a random decoder and so is spared most of its post-processing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import skimage.data
+import torch
+import torchvision
+
+from masa_ros.models.detector import Detector, DetectorConfig
+from masa_ros.models.network import MasaNetwork
+from masa_ros.models.sampling import ModulatedDeformConv
+from masa_ros.models.zoo import model_config
+from masa_ros.types import Instances
+
+ROUNDS = 3
+
+
+def random_detector(name: str, **options: Any) -> Detector:
+    """Return a model with random weights on the CPU."""
+    torch.manual_seed(0)
+    model = model_config(name)
+    config = DetectorConfig(model=name, device='cpu', **options)
+    return Detector(model, MasaNetwork(model.network), config, 'cpu')
+
+
+def median(work: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, Any]:
+    """Median seconds of a few calls, and the last result."""
+    times, result = [], None
+    for _ in range(rounds):
+        start = time.perf_counter()
+        result = work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)), result
+
+
+def operator_of_the_released_code(
+    self: ModulatedDeformConv, x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Convolve with torchvision's operator, the algorithm of the one the released code calls."""
+    return torchvision.ops.deform_conv2d(
+        x, offset, self.weight, stride=self.stride, padding=1, mask=mask
+    )
+
+
+@contextlib.contextmanager
+def released_operator() -> Iterator[None]:
+    """Put the released operator in the place of ours."""
+    own = ModulatedDeformConv.forward
+    ModulatedDeformConv.forward = operator_of_the_released_code  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ModulatedDeformConv.forward = own  # type: ignore[method-assign]
+
+
+@torch.inference_mode()
+def stages(name: str) -> dict[str, Any]:
+    """Measure the stages of one model on a 640x480 image with 18 given boxes."""
+    detector = random_detector(name)
+    network = detector.network
+    image = cv2.resize(skimage.data.astronaut(), (640, 480))
+    x, view = detector.preprocess(image)
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 300, (18, 2))
+    boxes = torch.from_numpy(np.hstack((corner, corner + rng.uniform(20, 170, (18, 2)))))
+    boxes = boxes.float() * torch.tensor([*view.scale, *view.scale])
+    row: dict[str, Any] = {'model': name}
+    row['backbone'], maps = median(lambda: network.backbone(x))
+    row['pyramid'], levels = median(lambda: network.pyramid(maps.maps))
+    row['fusion'], fused = median(lambda: network.fusion(levels))
+    features = detector.features(x)
+    row['embed'], _ = median(lambda: network.embed(detector.pool(features, boxes)))
+    with released_operator():
+        row['fusion_released'], theirs = median(lambda: network.fusion(levels), 1)
+    worst = max(float((a - b).abs().max() / b.std()) for a, b in zip(fused, theirs))
+    row['difference'] = worst
+    ours = sum(row[k] for k in ('backbone', 'pyramid', 'fusion', 'embed'))
+    row['total'], row['total_released'] = ours, ours - row['fusion'] + row['fusion_released']
+    row['ratio'] = row['total_released'] / ours
+    row['proposals'], _ = median(lambda: detector.detect(features, view))
+    return row
+
+
+@torch.inference_mode()
+def everything() -> list[dict[str, Any]]:
+    """Segment everything: SAM's automatic mask generator against proposals and the decoder."""
+    from segment_anything import SamAutomaticMaskGenerator
+    from segment_anything.modeling import Sam
+
+    detector = random_detector('masa_sam_vitb', score_threshold=-1.0, nms_iou=0.9)
+    network = detector.network
+    image = cv2.resize(skimage.data.astronaut(), (640, 480))
+    x, view = detector.preprocess(image)
+    encode, _ = median(lambda: network.backbone(x), 1)
+    adapt, features = median(lambda: detector.features(x), 1)
+
+    encoder = network.backbone
+    forward = type(encoder).forward
+    whole = Sam(encoder, network.masks.prompt_encoder, network.masks.mask_decoder)
+    encoder.img_size = 1024
+    type(encoder).forward = lambda self, images: forward(self, images).detail
+    try:
+        generator = SamAutomaticMaskGenerator(whole)
+        all_points, masks = median(lambda: generator.generate(image), 1)
+    finally:
+        type(encoder).forward = forward
+    rows = [{'what': 'SAM, 32 x 32 points', 'masks': len(masks), 'seconds': all_points - encode}]
+    rng = np.random.default_rng(0)
+    for count in (100, 300):
+        corner = rng.uniform(0, 0.7, (count, 2)) * (640, 480)
+        size = rng.uniform(0.05, 0.5, (count, 2)) * (640, 480)
+        boxes = np.hstack((corner, np.minimum(corner + size, (640, 480)))).astype(np.float32)
+        given = torch.from_numpy(boxes) * torch.tensor([*view.scale, *view.scale])
+        index = torch.zeros(count, dtype=torch.long)
+
+        def ours(given=given, boxes=boxes, index=index) -> Any:  # type: ignore[no-untyped-def]
+            detector.detect(features, view)
+            logits = network.masks(features.detail, None, given, index)
+            return network.masks.place(logits, boxes, view)
+
+        seconds, placed = median(ours)
+        rows.append(
+            {
+                'what': f'proposals + {count} boxes',
+                'masks': sum(mask is not None for mask in placed),
+                'seconds': seconds,
+                'ratio': (all_points - encode) / seconds,
+                'adapter_seconds': adapt - encode,
+                'ratio_with_adapter': (all_points - encode) / (seconds + adapt - encode),
+                'ratio_with_encoder': all_points / (seconds + adapt),
+            }
+        )
+    return rows
+
+
+def _memory(result: Any) -> None:
+    detector = random_detector('masa_sam_vitb')
+    image = cv2.resize(skimage.data.astronaut(), (1920, 1080))
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 0.6, (300, 2)) * (1920, 1080)
+    size = rng.uniform(0.05, 0.4, (300, 2)) * (1920, 1080)
+    given = Instances(
+        boxes=np.hstack((corner, corner + size)).astype(np.float32),
+        scores=np.ones(300, np.float32),
+        labels=np.full(300, -1, np.int32),
+        embeddings=np.zeros((300, 0), np.float32),
+    )
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = detector(image, given)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result.put((loaded / 1024, peak / 1024, sum(m is not None for m in found.masks or ())))
+
+
+def main() -> dict[str, Any]:
+    """Print the tables and return their figures."""
+    names = ('backbone', 'pyramid', 'fusion', 'embed', 'total', 'total_released', 'ratio')
+    print('seconds, fp32, 640x480 image at the size of the model, 18 boxes')
+    print(f'{"":16}' + ''.join(f'{name:>15}' for name in names))
+    rows = [stages(name) for name in ('masa_r50', 'masa_sam_vitb')]
+    for row in rows:
+        print(f'{row["model"]:16}' + ''.join(f'{row[name]:>15.2f}' for name in names))
+        print(
+            f'{"":16}fusion with the released operator {row["fusion_released"]:.2f} s, largest '
+            f'difference {row["difference"]:.0e} std; proposals and box head {row["proposals"]:.2f} s'
+        )
+    print('\nsegment everything, ViT-B, the same image and encoder pass')
+    scenes = everything()
+    for scene in scenes:
+        ratios = ''.join(
+            f'  {key.replace("_", " ")} {scene[key]:.1f}' for key in scene if 'ratio' in key
+        )
+        print(f'{scene["what"]:24}{scene["masks"]:>6} masks{scene["seconds"]:>9.2f} s{ratios}')
+    context = multiprocessing.get_context('spawn')
+    result = context.Queue()
+    process = context.Process(target=_memory, args=(result,))
+    process.start()
+    loaded, peak, masks = result.get()
+    process.join()
+    print(
+        f'\nmasa_sam_vitb, 1920x1080, 300 boxes, {masks} masks: peak memory {peak:.0f} MB, '
+        f'{loaded:.0f} MB of it with the model loaded'
+    )
+    memory = {'peak_mb': peak, 'loaded_mb': loaded, 'masks': masks}
+    return {'stages': rows, 'everything': scenes, 'memory': memory}
+
+
+if __name__ == '__main__':
+    main()
