@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test bench lint setup setup-dev clean
+.PHONY: demo test bench parity lint setup setup-dev clean
 
 demo: setup  ## Track objects through real ROS 2 and write out/demo
 	$(VENV)/masa_ros demo --output out/demo
@@ -12,6 +12,10 @@ test: setup-dev  ## Run the whole test suite
 
 bench: setup  ## Print side-by-side tables, write out/bench
 	$(VENV)/python bench/run.py
+
+FIXTURES ?= ../shared/parity
+parity: setup  ## Compare with numbers of the original code: make parity FIXTURES=<dir>
+	$(VENV)/python tools/parity.py $(FIXTURES)
 
 lint: setup-dev
 	$(VENV)/ruff check .

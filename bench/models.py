@@ -174,7 +174,7 @@ def main() -> dict[str, Any]:
         print(f'{row["model"]:16}' + ''.join(f'{row[name]:>15.2f}' for name in names))
         print(
             f'{"":16}fusion with the released operator {row["fusion_released"]:.2f} s, largest '
-            f'difference {row["difference"]:.0e} std; proposals and box head {row["proposals"]:.2f} s'
+            f'difference {row["difference"]:.0e} std; proposals, box head {row["proposals"]:.2f} s'
         )
     print('\nsegment everything, ViT-B, the same image and encoder pass')
     scenes = everything()
