@@ -22,7 +22,7 @@ from test_models import SHARED, SMALL_SAM
 from masa_ros import cli, download
 from masa_ros.errors import SourceError, WeightsError
 from masa_ros.models import files, official, zoo
-from masa_ros.models.configs import NetworkConfig, ResNetConfig
+from masa_ros.models.configs import NetworkConfig, ResNetConfig, SamConfig
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.masks import View, place_frames
 from masa_ros.models.network import MasaNetwork
@@ -33,11 +33,18 @@ sam = pytest.importorskip('masa_ros.models.sam', reason='segment-anything is not
 
 
 def official_names(network):
-    """Our parameters of masa_r50 under the names they have in the published file."""
+    """Our parameters of masa_r50 or of a SAM model under their published names, SAM's left out."""
+    sam_model = isinstance(network.config.backbone, SamConfig)
     for name, value in network.state_dict().items():
         part, _, rest = name.partition('.')
+        rest = rest.removeprefix('merge.')
         words = rest.split('.')
-        if part == 'backbone' and words[0] == 'stem':
+        if sam_model and part in ('backbone', 'masks'):
+            continue
+        if words[0] in ('up4', 'up2'):
+            layer = {'up4.0': 'fpn1.0', 'up4.1': 'fpn1.1.ln', 'up4.3': 'fpn1.3', 'up2': 'fpn2.0'}
+            yield f'masa_adapter.0.{layer[rest.rpartition(".")[0]]}.{words[-1]}', value
+        elif part == 'backbone' and words[0] == 'stem':
             yield f'backbone.{"conv1" if words[1] == "conv" else "bn1"}.{words[2]}', value
         elif part == 'backbone':
             _, stage, block, conv, kind, leaf = words
@@ -51,10 +58,12 @@ def official_names(network):
             layer = {'conv': 'conv', 'norm': 'bn'}[words[2]]
             yield f'masa_adapter.0.{kind}.{words[1]}.{layer}.{words[3]}', value
         elif part == 'fusion':
-            yield (
-                f'masa_adapter.1.dyhead_blocks.{words[0]}.spatial_conv_{".".join(words[1:])}',
-                value,
-            )
+            layer = 'spatial_conv_' + '.'.join(words[1:])
+            if words[1] == 'scale':
+                layer = f'scale_attn_module.1.{words[-1]}'
+            elif words[1] == 'task':
+                layer = f'task_attn_module.{words[2]}.conv.{words[-1]}'
+            yield f'masa_adapter.1.dyhead_blocks.{words[0]}.{layer}', value
         elif part == 'proposals':
             yield f'rpn_head.rpn_{rest}', value
         elif part == 'boxes':
@@ -93,6 +102,50 @@ def test_a_published_file_fills_every_parameter(r50, tmp_path):
     loaded = load(path).network.state_dict()
     for name, value in network.state_dict().items():
         assert torch.equal(loaded[name], value), name
+
+
+@pytest.fixture
+def small_model():
+    """Network of a small masa_sam_vitb that takes the place of the real one."""
+    torch.manual_seed(0)
+    heads = {'box_widths': (64,), 'embed_width': 64, 'embedding': 32}
+    config = NetworkConfig(SMALL_SAM, channels=64, fusion_attention=True, **heads)
+    real = zoo.ZOO['masa_sam_vitb']
+    small = dataclasses.replace(real, network=config, input_size=256, pad_multiple=256)
+    zoo.ZOO['masa_sam_vitb'] = small
+    yield MasaNetwork(config)
+    zoo.ZOO['masa_sam_vitb'] = real
+
+
+@pytest.mark.parametrize('whole', [True, False])
+def test_sam_models_take_one_file_or_two(small_model, tmp_path, monkeypatch, whole):
+    monkeypatch.setenv('MASA_ROS_WEIGHTS', str(tmp_path / 'nowhere'))
+    path = tmp_path / 'sam_vitb_masa.pth'
+    own = dict(official_names(small_model))
+    frozen = {
+        name.replace('backbone.', 'image_encoder.', 1).removeprefix('masks.'): value
+        for name, value in small_model.state_dict().items()
+        if name.startswith(('backbone.', 'masks.'))
+    }
+    if whole:
+        own |= {f'detector.{k.replace("image_encoder", "backbone")}': v for k, v in frozen.items()}
+    torch.save({'state_dict': own}, path)
+    if not whole:
+        with pytest.raises(WeightsError, match='sam_vit_b_01ec64'):
+            load(path, 'masa_sam_vitb')
+        torch.save(frozen, tmp_path / 'sam_vit_b_01ec64.pth')
+    detector = load(path, 'masa_sam_vitb')
+    for name, value in detector.network.state_dict().items():
+        assert torch.equal(value, small_model.state_dict()[name]), name
+    detector.configure(DetectorConfig(model='masa_sam_vitb', score_threshold=0.0))
+    found = detector(scene())
+    assert len(found) and found.masks is not None
+    assert all(m is None or m.x + m.pixels.shape[1] <= 320 for m in found.masks)
+    if whole:
+        broken = {k: v for k, v in own.items() if 'iou_token' not in k}
+        torch.save(broken, path)
+        with pytest.raises(WeightsError, match=r'iou_token.weight is missing'):
+            load(path, 'masa_sam_vitb')
 
 
 def test_half_precision_files_are_read(r50, tmp_path):

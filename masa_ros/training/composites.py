@@ -315,8 +315,6 @@ class Composites:
         objects: list[_Object] = []
         for _ in range(count):
             levels = self._picture(rng)
-            if objects and rng.random() < 0.12:
-                levels = objects[-1].levels  # twins: only their place tells them apart
             side = float(np.exp(rng.uniform(np.log(18), np.log(largest))))
             centre = (float(rng.uniform(0.02, 0.98)), float(rng.uniform(0.02, 0.98)))
             angle = float(rng.normal(0, 0.2))
@@ -340,22 +338,23 @@ class Composites:
             )
             ids = np.zeros((height, width), np.uint8)
             whole: dict[int, int] = {}
-            for number, item in enumerate(objects, start=1):
+            drawn = list(enumerate(objects, start=1))
+            if view == 1 and rng.random() < 0.3:
+                drawn = [drawn[i] for i in rng.permutation(len(drawn))]  # others hide others
+            for number, item in drawn:
                 if rng.random() < 0.08:
                     continue
-                place = np.array(item.centre) * (width, height)
-                place = camera @ (place - middle) + middle + pan
+                centre = np.array(item.centre)
                 own = _affine(item.side / max(item.levels[0].shape[:2]), item.angle)
                 if view == 1:
-                    place = place + rng.normal(0, 0.25, 2) * min(item.side, 60)
-                    own = (
-                        _affine(
-                            float(np.exp(rng.normal(0, 0.12))),
-                            float(rng.normal(0, 0.12)),
-                            float(rng.normal(0, 0.08)),
-                        )
-                        @ own
-                    )
+                    # Half of the objects go anywhere: looks must tell them apart, not places.
+                    centre += rng.normal(0, 0.25, 2) * min(item.side, 60) / (width, height)
+                    if rng.random() < 0.5:
+                        centre = rng.uniform(0.02, 0.98, 2)
+                    turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.1 else rng.normal(0, 0.2)
+                    grow = float(np.exp(rng.normal(0, 0.2)))
+                    own = _affine(grow, float(turn), float(rng.normal(0, 0.08))) @ own
+                place = camera @ (centre * (width, height) - middle) + middle + pan
                 if item.flip:
                     own = own @ np.diag([-1.0, 1.0])
                 whole[number] = _draw(image, ids, item.levels, camera @ own, place, number, rng)
