@@ -34,6 +34,7 @@ class TrackerConfig:
     motion_weight: share of place and size, against looks, in the score of a pair; 0..1.
     max_distance: how far an object may be from where it is expected, in units of its own side,
         before its place speaks against it.
+    max_resize: logarithm of the factor by which its side may differ before that speaks against it.
     max_speed: how much that distance grows for every second without a sighting, in sides.
     confirm_frames: sightings after which a track is no longer tentative.
     confirm_score: a detection above it is trusted at first sight; 0..1.
@@ -52,6 +53,7 @@ class TrackerConfig:
     memory_frames: int = 0
     motion_weight: float = 0.5
     max_distance: float = 0.8
+    max_resize: float = 1.0
     max_speed: float = 1.5
     confirm_frames: int = 2
     confirm_score: float = 0.9
@@ -142,7 +144,9 @@ class Tracker:
         """Row of each detection's track, -1 for none.
 
         The score of a pair is MASA's similarity (J.4) averaged with how near the detection is to
-        where the track should be by now; the assignment maximises the sum of the scores.
+        where the track should be by now; the assignment maximises the sum of the scores, first
+        over the detections that could start tracks, then over the rest (ByteTrack, Zhang et al.
+        2022).
         """
         matched = np.full(len(found), -1, np.int64)
         if not len(found) or not len(memory):
@@ -158,18 +162,24 @@ class Tracker:
         distance = np.linalg.norm(shift, axis=2) / side
         resize = np.abs(np.log(geometry.sides(found.boxes)[:, None] / side))
         reach = config.max_distance + config.max_speed * elapsed
-        place = np.exp(-((distance / reach) ** 2) - resize**2)
+        growth = config.max_resize + config.max_speed * elapsed / 2
+        place = np.exp(-((distance / reach) ** 2) - (resize / growth) ** 2)
         score = (1 - config.motion_weight) * looks + config.motion_weight * place
 
-        here = (distance <= 2 * reach) & (resize < 1.0) & (score > config.match_score_thr)
+        here = (distance <= 2 * reach) & (resize <= 2 * growth) & (score > config.match_score_thr)
         # After an absence another object may stand there, or the same one elsewhere: looks decide.
         absent = memory.missed > 0
         here &= ~absent | (looks > config.match_score_thr)
         again = absent & memory.confirmed & (looks > config.reid_score_thr)
         possible = (here | again) & (found.scores > config.obj_score_thr)[:, None]
-        rows, columns = linear_sum_assignment(np.where(possible, score, -1.0), maximize=True)
-        accepted = possible[rows, columns]
-        matched[rows[accepted]] = columns[accepted]
+        # The sure detections choose first: a shaky one never takes a track from them.
+        sure = found.scores > config.init_score_thr
+        for stage in (sure, ~sure):
+            allowed = possible & stage[:, None]
+            allowed[:, matched[matched >= 0]] = False
+            rows, columns = linear_sum_assignment(np.where(allowed, score, -1.0), maximize=True)
+            accepted = allowed[rows, columns]
+            matched[rows[accepted]] = columns[accepted]
         return matched
 
     def _continue(
