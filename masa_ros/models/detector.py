@@ -18,7 +18,7 @@ from masa_ros.models import checkpoints
 from masa_ros.models.configs import ModelConfig
 from masa_ros.models.files import MODEL_FILES, fingerprint, locate
 from masa_ros.models.heads import clip_boxes, decode_boxes, select_proposals
-from masa_ros.models.masks import View
+from masa_ros.models.masks import View, distinct
 from masa_ros.models.network import Features, MasaNetwork
 from masa_ros.models.zoo import model_config
 from masa_ros.types import Instances
@@ -41,6 +41,8 @@ class DetectorConfig:
     input_size: long side of the network input in pixels, 0 for the model's own.
     score_threshold: instances below it are not returned; 0..1.
     nms_iou: of two boxes that overlap more, the better scored stays; 0..1.
+    mask_share: of two masks the smaller of which lies in the other by more than this share, the
+        better scored one stays; 0..1.
     max_instances: at most that many, the best scored.
     masks: predict masks.
 
@@ -53,6 +55,7 @@ class DetectorConfig:
     input_size: int = 0
     score_threshold: float | None = None
     nms_iou: float | None = None
+    mask_share: float | None = None
     max_instances: int | None = None
     masks: bool = True
 
@@ -198,6 +201,11 @@ class Detector:
         if masks is None and self.network.masks is not None and self.config.masks:
             logits = self.network.masks(features.detail, pooled, boxes, _first_image(boxes))
             masks = tuple(self.network.masks.place(logits, found.boxes, view))
+            limit = _choose(self.model.mask_share, self.config.mask_share)
+            if given is None and limit < 1:
+                kept = distinct(masks, view.height, view.width, limit)
+                found, pooled = found[kept], pooled[torch.from_numpy(kept)]
+                masks = tuple(masks[i] for i in kept)
         embeddings = self.network.embed(pooled).float().cpu().numpy()
         return dataclasses.replace(found, embeddings=embeddings, masks=masks)
 
@@ -248,15 +256,16 @@ class Detector:
         scores = cls.float().softmax(1)[:, 0]
         boxes = clip_boxes(decode_boxes(proposals, reg, network.boxes.STDS), *shape)
 
-        def choose(own: float, chosen: float | None) -> float:
-            return own if chosen is None else chosen
-
         large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
-        kept = large & (scores > choose(model.score_threshold, config.score_threshold))
+        kept = large & (scores > _choose(model.score_threshold, config.score_threshold))
         boxes, scores = boxes[kept], scores[kept]
-        limit = int(choose(model.max_instances, config.max_instances))
-        best = torchvision.ops.nms(boxes, scores, choose(model.nms_iou, config.nms_iou))[:limit]
+        limit = int(_choose(model.max_instances, config.max_instances))
+        best = torchvision.ops.nms(boxes, scores, _choose(model.nms_iou, config.nms_iou))[:limit]
         return boxes[best], scores[best], self.pool(features, boxes[best])
+
+
+def _choose(own: float, chosen: float | None) -> float:
+    return own if chosen is None else chosen
 
 
 def _first_image(boxes: Tensor) -> Tensor:

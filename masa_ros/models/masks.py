@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -36,6 +37,42 @@ class View(NamedTuple):
     def scale(self) -> tuple[float, float]:
         """Network pixels per image pixel along x and y."""
         return self.columns / self.width, self.rows / self.height
+
+
+def mask_shares(
+    masks: Sequence[Mask | None], height: int, width: int, step: int = 4
+) -> NDArray[np.float32]:
+    """Return the share (N, N) of the smaller of every two masks that lies in the other.
+
+    Every ``step``-th pixel of each axis is looked at; a mask that has none of them shares nothing.
+    """
+    covers = np.zeros((len(masks), -(-height // step), -(-width // step)), np.float32)
+    for cover, mask in zip(covers, masks):
+        if mask is not None:
+            y, x = -mask.y % step, -mask.x % step
+            seen = mask.pixels[y::step, x::step]
+            top, left = (mask.y + y) // step, (mask.x + x) // step
+            cover[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+    rows = covers.reshape(len(masks), -1)
+    areas = rows.sum(axis=1)
+    smaller = np.minimum(areas[:, None], areas[None])
+    return rows @ rows.T / np.maximum(smaller, 1)
+
+
+def distinct(
+    masks: Sequence[Mask | None], height: int, width: int, limit: float
+) -> NDArray[np.int64]:
+    """Choose the masks, best first, that lie in no better chosen one by more than ``limit``.
+
+    A body and its parts, or a group and its members, claim the same pixels: the better scored of
+    them stays. Objects that hide each other do not share pixels and all stay.
+    """
+    shares = mask_shares(masks, height, width)
+    chosen: list[int] = []
+    for i in range(len(masks)):
+        if not chosen or shares[i, chosen].max() <= limit:
+            chosen.append(i)
+    return np.array(chosen, np.int64)
 
 
 class BoxMasks(nn.Module):

@@ -39,6 +39,7 @@ _NANO = ModelConfig(
     antialias=True,
     candidates=300,
     proposals=150,
+    mask_share=0.6,
     score_threshold=0.3,
     max_instances=100,
     weights='masa_nano.safetensors',

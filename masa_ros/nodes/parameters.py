@@ -99,6 +99,14 @@ PARAMETERS = (
         live=True,
     ),
     Parameter(
+        'mask_share',
+        -1.0,
+        'of two masks the smaller of which lies in the other by more than this share, the better '
+        "one stays; 1: both; -1: the model's own",
+        (-1, 1),
+        live=True,
+    ),
+    Parameter(
         'max_instances',
         0,
         "at most that many detections; 0: the model's own",
@@ -116,6 +124,7 @@ PARAMETERS = (
     _tracking('memory_frames', 100000, 'the same in frames; 0: no such limit'),
     _tracking('motion_weight', 1, 'share of place against looks in the similarity'),
     _tracking('max_distance', 100, 'allowed surprise in place, in sides of the object'),
+    _tracking('max_resize', 10, 'allowed change of its side, as a logarithm'),
     _tracking('max_speed', 100, 'its growth for every second unseen, in sides of the object'),
     _tracking('confirm_frames', 100, 'sightings after which a track is no longer tentative'),
     _tracking('confirm_score', 1, 'score above which one sighting is enough'),
@@ -187,13 +196,13 @@ class Settings:
             if parameter.choices and value not in parameter.choices:
                 choices = ', '.join(parameter.choices)
                 raise ConfigError(f"{name} is '{value}'; it must be one of: {choices}")
-        model_own = {'score_threshold': -1.0, 'nms_iou': -1.0, 'max_instances': 0}
-        for name in ('score_threshold', 'nms_iou'):
+        model_own = {'score_threshold': -1.0, 'nms_iou': -1.0, 'mask_share': -1.0}
+        for name in model_own:
             if -1 < values[name] < 0:
                 raise ConfigError(f'{name} is {values[name]}; it must be in 0..1, or -1')
         detector: dict[str, Any] = {
             field.name: None
-            if values[field.name] == model_own.get(field.name)
+            if values[field.name] == (model_own | {'max_instances': 0}).get(field.name)
             else values[field.name]
             for field in dataclasses.fields(DetectorConfig)
         }

@@ -49,11 +49,11 @@ class TrackerConfig:
     distractor_score_thr: float = 0.5
     distractor_nms_thr: float = 0.5
     memo_momentum: float = 0.8
-    memory_seconds: float = 3.0
+    memory_seconds: float = 10.0
     memory_frames: int = 0
     motion_weight: float = 0.5
     max_distance: float = 0.8
-    max_resize: float = 1.0
+    max_resize: float = 0.5
     max_speed: float = 1.5
     confirm_frames: int = 2
     confirm_score: float = 0.9
