@@ -40,7 +40,7 @@ _NANO = ModelConfig(
     candidates=300,
     proposals=150,
     mask_share=0.6,
-    score_threshold=0.3,
+    score_threshold=0.4,
     max_instances=100,
     weights='masa_nano.safetensors',
 )

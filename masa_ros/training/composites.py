@@ -99,7 +99,7 @@ def _photometric(image: Array, rng: np.random.Generator) -> Array:
     if rng.random() < 0.5:
         quality = int(rng.integers(35, 95))
         _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return image
 
 
@@ -344,17 +344,17 @@ class Composites:
             for number, item in drawn:
                 if rng.random() < 0.08:
                     continue
-                centre = np.array(item.centre)
+                spot = np.array(item.centre)
                 own = _affine(item.side / max(item.levels[0].shape[:2]), item.angle)
                 if view == 1:
                     # Half of the objects go anywhere: looks must tell them apart, not places.
-                    centre += rng.normal(0, 0.25, 2) * min(item.side, 60) / (width, height)
+                    spot += rng.normal(0, 0.25, 2) * min(item.side, 60) / (width, height)
                     if rng.random() < 0.5:
-                        centre = rng.uniform(0.02, 0.98, 2)
+                        spot = rng.uniform(0.02, 0.98, 2)
                     turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.1 else rng.normal(0, 0.2)
                     grow = float(np.exp(rng.normal(0, 0.2)))
                     own = _affine(grow, float(turn), float(rng.normal(0, 0.08))) @ own
-                place = camera @ (centre * (width, height) - middle) + middle + pan
+                place = camera @ (spot * (width, height) - middle) + middle + pan
                 if item.flip:
                     own = own @ np.diag([-1.0, 1.0])
                 whole[number] = _draw(image, ids, item.levels, camera @ own, place, number, rng)
