@@ -14,10 +14,11 @@ from masa_ros.models import official, sampling
 from masa_ros.models.configs import NetworkConfig, SamConfig, SwinConfig
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.heads import decode_boxes, encode_boxes
-from masa_ros.models.masks import BoxMasks, View
+from masa_ros.models.masks import BoxMasks, View, distinct, mask_shares
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.sampling import ModulatedDeformConv, RoIAlign, roi_levels
 from masa_ros.models.zoo import model_config
+from masa_ros.types import Mask
 
 SHARED = Path(os.environ.get('MASA_ROS_SHARED', Path(__file__).parents[2] / 'shared'))
 NANO = model_config('masa_nano')
@@ -209,6 +210,19 @@ def test_wrong_options_name_themselves(options, words):
 def test_a_model_without_shipped_weights_says_so():
     with pytest.raises(WeightsError, match='masa_r50'):
         Detector.load(DetectorConfig(model='masa_r50'))
+
+
+def test_of_masks_that_claim_the_same_pixels_the_best_stays():
+    whole = Mask(10, 20, np.ones((40, 40), np.bool_))
+    part = Mask(15, 25, np.ones((12, 12), np.bool_))
+    apart = Mask(60, 20, np.ones((40, 30), np.bool_))
+    group = Mask(10, 20, np.ones((40, 80), np.bool_))
+    chosen = distinct([whole, part, apart, None, group], 100, 100, 0.6)
+    assert chosen.tolist() == [0, 2, 3]
+    hidden = Mask(40, 20, np.ones((40, 30), np.bool_))  # a third of it behind the first
+    assert distinct([whole, hidden], 100, 100, 0.6).tolist() == [0, 1]
+    assert distinct([], 100, 100, 0.6).tolist() == []
+    np.testing.assert_allclose(mask_shares([whole, part], 100, 100), [[1, 1], [1, 1]])
 
 
 SMALL_SAM = SamConfig(

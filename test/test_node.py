@@ -167,9 +167,9 @@ def test_overload_is_counted_exactly(seeded_weights):
             def __getattr__(self, name):
                 return getattr(pipeline, name)
 
-            def __call__(self, frame):
+            def __call__(self, frame, given=None):
                 time.sleep(0.15)
-                return pipeline(frame)
+                return pipeline(frame, given)
 
         return Slow()
 
@@ -200,10 +200,10 @@ def test_a_model_that_fails_does_not_take_the_node_with_it(seeded_weights, capfd
             def __getattr__(self, name):
                 return getattr(pipeline, name)
 
-            def __call__(self, frame):
+            def __call__(self, frame, given=None):
                 if frame.image.shape[0] == 100:
                     raise RuntimeError('out of memory')
-                return pipeline(frame)
+                return pipeline(frame, given)
 
         return Fragile()
 
@@ -341,7 +341,7 @@ def test_the_process_ends_cleanly_when_told_to(number, seeded_weights):
                 break
         start = time.monotonic()
         process.send_signal(number)
-        assert process.wait(10) == 0, seen
+        assert process.wait(10) == 0, seen + process.stdout.read()
         assert time.monotonic() - start < 3.0
         assert 'Traceback' not in process.stdout.read()
     finally:

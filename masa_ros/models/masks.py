@@ -53,7 +53,7 @@ def mask_shares(
             seen = mask.pixels[y::step, x::step]
             top, left = (mask.y + y) // step, (mask.x + x) // step
             cover[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
-    rows = covers.reshape(len(masks), -1)
+    rows = covers.reshape(len(masks), covers.shape[1] * covers.shape[2])
     areas = rows.sum(axis=1)
     smaller = np.minimum(areas[:, None], areas[None])
     return rows @ rows.T / np.maximum(smaller, 1)
