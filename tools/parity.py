@@ -72,8 +72,8 @@ class Report:
             self.line(name, str(mine.shape), str(theirs.shape), 'shape', False)
             return
         worst = float(np.abs(mine.astype(np.float64) - theirs).max()) if mine.size else 0.0
-        spread = float(theirs.std()) if theirs.size else 1.0
-        share = worst / max(spread, 1e-12)
+        spread = float(theirs.std()) if theirs.size else 0.0
+        share = worst / (spread or float(np.abs(theirs).max(initial=0)) or 1.0)
         good = (share if relative else worst) <= tolerance
         limit = f'{tolerance:.0e}{" std" if relative else ""}'
         self.line(name, f'{worst:.1e}', f'{share:.1e}', limit, good)
@@ -281,8 +281,9 @@ def _compare_image(
         cls, reg = network.boxes(detector.pool(features, chosen))
         near(f'roi.{key}_cls', cls)
         near(f'roi.{key}_reg', reg)
-    for key, threshold in (('det', None), ('det_low', 0.0001)):
-        detector.configure(DetectorConfig(model=model.name, score_threshold=threshold))
+    low = DetectorConfig(model=model.name, score_threshold=0.0001, max_instances=50)
+    for key, config in (('det', DetectorConfig(model=model.name)), ('det_low', low)):
+        detector.configure(config)
         found, scores, _ = detector.detect(features, view)
         theirs(f'{key}.labels')  # all 0: one class
         report.boxes(
@@ -483,9 +484,8 @@ def _preprocess(report: Report, arrays: dict[str, Array]) -> None:
             f'resize_rule {h:.0f}x{w:.0f}', np.array(ours), np.array([new_h, new_w], dtype=int)
         )
     for case in ('resize_up', 'resize_down'):
-        pixels = torch.from_numpy(arrays[f'{case}.in']).permute(2, 0, 1)[None].float()
         expected = arrays[f'{case}.float32']
-        ours = resize(pixels, expected.shape[:2], antialias=False)[0].permute(1, 2, 0)
+        ours = resize(arrays[f'{case}.in'], expected.shape[:2], False, 'cpu')[0].permute(1, 2, 0)
         report.close(case, ours, expected, 1e-4, True)
     rgb = torch.from_numpy(arrays['normalise.bgr_in'][:, :, ::-1].copy()).permute(2, 0, 1)[None]
     out = normalise(rgb)[0]

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -83,9 +84,25 @@ def fitted_size(height: int, width: int, long_side: int, short_side: int) -> tup
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def resize(images: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
-    """Bilinear (B, 3, h, w) -> (B, 3, *size); without antialias as OpenCV does to floats."""
-    return F.interpolate(images, size, mode='bilinear', align_corners=False, antialias=antialias)
+def resize(
+    image: NDArray[np.generic], size: tuple[int, int], antialias: bool, device: str
+) -> Tensor:
+    """Bilinear (h, w, 3) -> (1, 3, *size) on the device.
+
+    Official models were trained on what OpenCV makes of floats, without antialias; on a CPU they
+    get exactly that. torch rounds the positions otherwise, by some 1e-5 pixels.
+    """
+    rows, columns = size
+    if device == 'cpu' and not antialias:
+        pixels = cv2.resize(image.astype(np.float32), (columns, rows))
+        return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    # torch refuses negative strides and warns of read-only memory; all else is not copied.
+    if not image.flags.writeable or min(image.strides) < 0:
+        image = image.copy()
+    tensor = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]
+    if tensor.is_cuda:
+        tensor = tensor.float()  # bytes are resized as they are only on a CPU
+    return F.interpolate(tensor, size, mode='bilinear', align_corners=False, antialias=antialias)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -222,13 +239,7 @@ class Detector:
         long_side = self.config.input_size or model.input_size
         short_side = model.short_side * long_side // model.input_size
         rows, columns = fitted_size(height, width, long_side, short_side or long_side)
-        # torch refuses negative strides and warns of read-only memory; all else is not copied.
-        if not image.flags.writeable or min(image.strides) < 0:
-            image = image.copy()
-        tensor = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None]
-        if not model.antialias or tensor.is_cuda:
-            tensor = tensor.float()  # bytes are resized as they are only with antialias on a CPU
-        tensor = resize(tensor, (rows, columns), model.antialias)
+        tensor = resize(image, (rows, columns), model.antialias, self.device)
         step = model.pad_multiple
         padded = F.pad(normalise(tensor), (0, -columns % step, 0, -rows % step))
         view = View(height, width, rows, columns)
