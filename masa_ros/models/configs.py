@@ -168,6 +168,7 @@ class ModelConfig:
     candidates: anchors kept per pyramid level before suppression.
     proposals: boxes handed to the box head.
     proposal_nms_iou, nms_iou: suppression of proposals and of final boxes.
+    min_side: thinner boxes are dropped, network pixels; the released code keeps them all.
     mask_share: of two masks the smaller of which lies in the other by more than this share, the
         better scored one stays; 1: both.
     score_threshold, max_instances: what is returned.
@@ -186,6 +187,7 @@ class ModelConfig:
     proposals: int = 1000
     proposal_nms_iou: float = 0.7
     nms_iou: float = 0.5
+    min_side: float = 0.0
     mask_share: float = 1.0
     score_threshold: float = 0.02
     max_instances: int = 50

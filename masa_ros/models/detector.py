@@ -255,24 +255,32 @@ class Detector:
 
     def detect(self, features: Features, view: View) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes (N, 4) in network pixels, scores (N,), features (N, C, 7, 7) of them."""
-        network, model, config = self.network, self.model, self.config
+        boxes, scores = self.refine(features, view, self.propose(features, view))
+        return boxes, scores, self.pool(features, boxes)
+
+    def propose(self, features: Features, view: View) -> Tensor:
+        """Return the best boxes (N, 4) of the proposal head in network pixels."""
+        head, model = self.network.proposals, self.model
+        logits, deltas = head(features.levels)
+        candidates, score, level = head.candidates(logits, deltas, model.candidates)
         shape = (view.rows, view.columns)
-        logits, deltas = network.proposals(features.levels)
-        candidates, score, level = network.proposals.candidates(logits, deltas, model.candidates)
-        proposals, _ = select_proposals(
+        return select_proposals(
             candidates[0], score[0], level, shape, model.proposal_nms_iou, model.proposals
-        )
+        )[0]
 
-        cls, reg = network.boxes(self.pool(features, proposals))
+    def refine(self, features: Features, view: View, proposals: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the box head keeps of proposals (N, 4): boxes (M, 4), scores (M,)."""
+        head, model, config = self.network.boxes, self.model, self.config
+        cls, reg = head(self.pool(features, proposals))
         scores = cls.float().softmax(1)[:, 0]
-        boxes = clip_boxes(decode_boxes(proposals, reg, network.boxes.STDS), *shape)
+        boxes = clip_boxes(decode_boxes(proposals, reg, head.STDS), view.rows, view.columns)
 
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= 1).all(1)
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= model.min_side).all(1)
         kept = large & (scores > _choose(model.score_threshold, config.score_threshold))
         boxes, scores = boxes[kept], scores[kept]
         limit = int(_choose(model.max_instances, config.max_instances))
         best = torchvision.ops.nms(boxes, scores, _choose(model.nms_iou, config.nms_iou))[:limit]
-        return boxes[best], scores[best], self.pool(features, boxes[best])
+        return boxes[best], scores[best]
 
 
 def _choose(own: float, chosen: float | None) -> float:

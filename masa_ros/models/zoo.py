@@ -39,6 +39,7 @@ _NANO = ModelConfig(
     antialias=True,
     candidates=300,
     proposals=150,
+    min_side=1.0,
     mask_share=0.6,
     score_threshold=0.4,
     max_instances=100,
