@@ -53,7 +53,10 @@ class CannedDetector:
         """Return nothing of interest."""
         return {'model': 'canned'}
 
-    def __call__(self, image: np.ndarray) -> Instances:
+    def encode(self, image: np.ndarray) -> None:
+        """Do nothing."""
+
+    def find(self, encoded: None) -> Instances:
         """Return the objects."""
         return dataclasses.replace(self.found)
 
@@ -76,7 +79,7 @@ class RoundTrips:
     def measure(self, topic: str, kind: type, answer: str, rounds: int) -> list[float]:
         """Return milliseconds from the publication of an image to the answer to it."""
         publisher = self.node.create_publisher(Image, topic, qos_profile_sensor_data)
-        self.node.create_subscription(
+        subscription = self.node.create_subscription(
             kind, answer, lambda _: self.arrived.set(), qos_profile_sensor_data
         )
         while not publisher.get_subscription_count():
@@ -88,8 +91,12 @@ class RoundTrips:
             self.arrived.clear()
             start = time.perf_counter()
             publisher.publish(self.message)
-            if self.arrived.wait(2.0) and i >= 5:  # the first ones warm up
+            if not self.arrived.wait(10.0):
+                raise RuntimeError(f'no answer to {topic} on {answer}')
+            if i >= 5:  # the first ones warm up
                 times.append((time.perf_counter() - start) * 1e3)
+        self.node.destroy_subscription(subscription)
+        self.node.destroy_publisher(publisher)
         return times
 
 

@@ -24,8 +24,8 @@ def colour_of(track_id: int) -> tuple[int, int, int]:
 def draw(image: NDArray[np.uint8], tracks: Instances) -> NDArray[np.uint8]:
     """Draw tracks over a copy of an image.
 
-    Masks are tinted and outlined, boxes thin, ids at their upper left corner. Tentative tracks
-    have no tint, lost ones only a grey box.
+    Masks are tinted and outlined, boxes thin, ids at their upper left corner. Tentative and
+    coasted tracks have no tint, lost ones only a grey box.
 
     Parameters
     ----------

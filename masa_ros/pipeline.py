@@ -6,9 +6,10 @@ import dataclasses
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masa_ros.models.detector import Detector, DetectorConfig
-from masa_ros.tracking import Tracker, TrackerConfig
+from masa_ros.tracking import AnyConfig, AnyTracker, TrackerConfig, make_tracker
 from masa_ros.types import Frame, Instances
 
 
@@ -17,7 +18,7 @@ class PipelineConfig:
     """Everything that decides what a pipeline does."""
 
     detector: DetectorConfig = dataclasses.field(default_factory=DetectorConfig)
-    tracker: TrackerConfig = dataclasses.field(default_factory=TrackerConfig)
+    tracker: AnyConfig = dataclasses.field(default_factory=TrackerConfig)
 
 
 class Pipeline:
@@ -27,7 +28,7 @@ class Pipeline:
     state between frames, so that several pipelines may share one.
     """
 
-    def __init__(self, detector: Detector, tracker: Tracker) -> None:
+    def __init__(self, detector: Detector, tracker: AnyTracker) -> None:
         self.detector = detector
         self.tracker = tracker
         self.timings_ms: dict[str, float] = {}
@@ -46,25 +47,40 @@ class Pipeline:
         detector = Detector.load(config.detector)
         # The first real image must not wait for kernels to be chosen and memory to be taken.
         detector(np.zeros((480, 640, 3), np.uint8))
-        return cls(detector, Tracker(config.tracker))
+        return cls(detector, make_tracker(config.tracker))
 
     def __call__(self, frame: Frame, given: Instances | None = None) -> Instances:
         """Return the tracks of this frame; frames must come in the order of their stamps.
 
         With ``given`` these detections are tracked instead of the model's own.
         """
+        probing = 0.0
         start = time.perf_counter()
-        found = self.detector(frame.image, given)
+        encoded = self.detector.encode(frame.image)
+
+        def probe(boxes: NDArray[np.float32]) -> Instances:
+            nonlocal probing
+            begin = time.perf_counter()
+            there = self.detector.probe(encoded, boxes)
+            probing += time.perf_counter() - begin
+            return there
+
+        if given is None:
+            found = self.detector.find(encoded)
+        else:
+            found = self.detector.complete(encoded, given)
         middle = time.perf_counter()
-        tracks = self.tracker.update(found, frame.stamp_ns)
-        end = time.perf_counter()
-        self.timings_ms = {'detect': (middle - start) * 1e3, 'associate': (end - middle) * 1e3}
+        # Whoever gives the detections decides what there is: nothing is added to them.
+        tracks = self.tracker.update(found, frame.stamp_ns, probe if given is None else None)
+        total = time.perf_counter() - start
+        detect = middle - start + probing
+        self.timings_ms = {'detect': detect * 1e3, 'associate': (total - detect) * 1e3}
         return tracks
 
     def configure(self, config: PipelineConfig) -> None:
-        """Take new thresholds; the model and the tracks stay."""
+        """Take new thresholds; the model, the kind of association and the tracks stay."""
         self.detector.configure(config.detector)
-        self.tracker.config = config.tracker
+        self.tracker.config = config.tracker  # type: ignore[assignment]
 
     def reset(self) -> None:
         """Forget all tracks; ids already given are not given again."""

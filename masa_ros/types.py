@@ -36,6 +36,7 @@ class TrackState(enum.IntEnum):
     TENTATIVE = 0
     TRACKED = 1
     LOST = 2
+    COASTED = 3
 
 
 class Mask(NamedTuple):
@@ -122,6 +123,11 @@ class Instances:
         """Return the number of instances."""
         return len(self.boxes)
 
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """True (N,) where the track is confirmed and said to be in this image."""
+        return np.isin(self.states, (TrackState.TRACKED, TrackState.COASTED))
+
     def __getitem__(self, index: NDArray[np.generic] | Sequence[int] | slice) -> Instances:
         """Select by a boolean mask, an index array or a slice; order is that of the index."""
         if not isinstance(index, slice):
@@ -137,6 +143,19 @@ class Instances:
             else:
                 values[field.name] = None if value is None else value[chosen]
         return Instances(**values)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Instances]) -> Instances:
+        """Join instances of one image; there are masks where the first part has them."""
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            columns = [getattr(part, field.name) for part in parts]
+            if field.name != 'masks':
+                values[field.name] = np.concatenate(columns)
+            elif columns[0] is not None:
+                masks = (c or (None,) * len(part) for c, part in zip(columns, parts))
+                values[field.name] = tuple(mask for some in masks for mask in some)
+        return cls(**values)
 
     @classmethod
     def empty(cls, embedding_size: int = 0) -> Instances:

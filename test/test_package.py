@@ -11,8 +11,11 @@ from masa_ros.msg import TrackedInstance, TrackedInstanceArray
 from rclpy.serialization import deserialize_message, serialize_message
 
 from masa_ros.errors import ConfigError
-from masa_ros.nodes.parameters import PARAMETERS, Settings
+from masa_ros.models.detector import DetectorConfig
+from masa_ros.nodes.parameters import PARAMETERS, Settings, overrides
+from masa_ros.pipeline import PipelineConfig
 from masa_ros.share import share_path
+from masa_ros.tracking import ReleasedConfig, TrackerConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,7 +57,7 @@ def test_generated_files_are_up_to_date():
 
 def test_parameters_are_described_and_their_defaults_allowed():
     for parameter in PARAMETERS:
-        assert re.fullmatch('[a-z][a-z0-9_]*', parameter.name)
+        assert re.fullmatch('[a-z][a-z0-9_]*([.][a-z][a-z0-9_]*)?', parameter.name)
         assert parameter.description
         if parameter.choices:
             assert parameter.default in parameter.choices
@@ -63,6 +66,22 @@ def test_parameters_are_described_and_their_defaults_allowed():
         numeric = isinstance(parameter.default, (int, float))
         assert parameter.limits or isinstance(parameter.default, bool) or not numeric
     Settings.from_values({p.name: p.default for p in PARAMETERS})
+
+
+@pytest.mark.parametrize(
+    'tracker',
+    [
+        TrackerConfig(motion_weight=0.25, two_stage=False),
+        ReleasedConfig(rules='bdd', match_metric='cosine', with_cats=True),
+        ReleasedConfig(rules='tao', max_distance=100.0, fps=30.0),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_a_pipeline_survives_the_way_through_the_parameters(tracker):
+    config = PipelineConfig(DetectorConfig(nms_iou=0.4), tracker)
+    values = {p.name: p.default for p in PARAMETERS} | overrides(config)
+    assert Settings.from_values(values).pipeline.tracker == tracker
+    assert Settings.from_values(values).pipeline.detector.nms_iou == 0.4
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from masa_ros.errors import ConfigError
 from masa_ros.tracking import Tracker, TrackerConfig
+from masa_ros.tracking.assignment import optimal
 from masa_ros.tracking.geometry import ious
 from masa_ros.tracking.similarity import bisoftmax, masa_similarity
 from masa_ros.types import Instances, Mask, TrackState
@@ -180,6 +185,126 @@ def test_ids_are_unique_in_every_frame_of_a_crowd():
         ids = tracker.update(seen(*objects), t * FRAME).track_ids
         assert len(set(ids.tolist())) == len(ids)
         assert (ids > 0).all()
+
+
+def test_a_jolt_of_the_camera_does_not_confuse_twins():
+    # It carries one of them to where the other was, who is gone; three bystanders give it away.
+    still = [(0, 100, 100), (1, 300, 100), (2, 100, 300), (3, 400, 300), (3, 460, 300)]
+    frames = [still] * 4 + [[(look, x + 60, y + 8) for look, x, y in still[:4]]] * 2
+    config = TrackerConfig(publish_tentative=True)
+    assert run(frames, config)[-1] == [1, 2, 3, 4]
+    assert run(frames, dataclasses.replace(config, camera_motion=False))[-1] == [1, 2, 3, 5]
+
+
+def test_the_gallery_knows_an_object_by_an_earlier_aspect():
+    aspects = [[(0, 100, 100), (9, 400, 400)]] * 4 + [[(1, 100, 100), (9, 400, 400)]] * 6
+    frames = aspects + [[(9, 400, 400)]] * 10 + [[(0, 700, 200), (9, 400, 400)]] * 2
+    config = TrackerConfig(publish_tentative=True, memo_momentum=1.0, match_score_thr=0.2)
+    assert run(frames, config)[-1] == [1, 2]
+    assert run(frames, dataclasses.replace(config, gallery_size=1))[-1] == [3, 2]
+
+
+def probe_that_sees(*objects):
+    """Answers with the nearest of the objects, whatever box is asked about."""
+    there = seen(*objects)
+
+    def probe(boxes):
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        own = (there.boxes[:, :2] + there.boxes[:, 2:]) / 2
+        return there[np.linalg.norm(centres[:, None] - own[None], axis=2).argmin(axis=1)]
+
+    return probe
+
+
+def coasting(probe, config=None, frames=3):
+    """States and boxes of track 1 in the frames after it was last detected."""
+    tracker = Tracker(config or TrackerConfig(confirm_frames=1, publish_lost=True))
+    for t in range(4):
+        tracker.update(seen((0, 100 + 4 * t, 100)), t * FRAME)
+    after = [tracker.update(seen(), t * FRAME, probe) for t in range(4, 4 + frames)]
+    return tracker, after
+
+
+def test_a_track_coasts_while_it_is_found_where_it_should_be():
+    tracker, after = coasting(probe_that_sees((0, 117, 100, 0.25)))
+    assert [t.states.tolist() for t in after] == [[TrackState.COASTED]] * 3
+    assert [t.frames_since_seen.tolist() for t in after] == [[1], [2], [3]]
+    np.testing.assert_array_equal(after[0].boxes, [[97, 80, 137, 120]])
+    assert after[0].scores.tolist() == [0.25]
+    assert after[0].present.all()
+    back = tracker.update(seen((0, 120, 100)), 7 * FRAME)
+    assert (back.track_ids.tolist(), back.states.tolist()) == ([1], [TrackState.TRACKED])
+
+
+@pytest.mark.parametrize(
+    'what, there',
+    [('looks like another thing', (5, 117, 100, 0.9)), ('hardly an object', (0, 117, 100, 0.1))],
+)
+def test_a_track_does_not_coast_on(what, there):
+    _, after = coasting(probe_that_sees(there))
+    assert [t.states.tolist() for t in after] == [[TrackState.LOST]] * 3
+
+
+def test_coasting_ends_in_time_and_can_be_switched_off():
+    probe = probe_that_sees((0, 117, 100, 0.25))
+    _, after = coasting(probe, frames=8)
+    states = [t.states.tolist()[0] for t in after]
+    assert states == [TrackState.COASTED] * 5 + [TrackState.LOST] * 3
+    off = TrackerConfig(confirm_frames=1, coast_seconds=0.0, publish_lost=True)
+    assert coasting(probe, off)[1][0].states.tolist() == [TrackState.LOST]
+
+
+def test_a_track_does_not_coast_on_what_is_detected_as_another():
+    tracker = Tracker(TrackerConfig(confirm_frames=1))
+    for t in range(4):
+        tracker.update(seen((0, 100, 100), (0, 160, 100)), t * FRAME)
+    # One of two alike is hidden; the probe of its place answers with the other.
+    tracks = tracker.update(seen((0, 160, 100)), 4 * FRAME, probe_that_sees((0, 160, 100)))
+    assert tracks.track_ids.tolist() == [2]
+
+
+def test_labels_are_voted_on():
+    def labelled(label, score):
+        return dataclasses.replace(seen((0, 100, 100, score)), labels=np.array([label], np.int32))
+
+    tracker = Tracker(TrackerConfig(confirm_frames=1))
+    last = Tracker(TrackerConfig(confirm_frames=1, vote_labels=False))
+    votes = ((7, 0.9), (7, 0.8), (3, 0.95), (-1, 0.99))
+    labels = [tracker.update(labelled(*v), t * FRAME).labels[0] for t, v in enumerate(votes)]
+    assert labels == [7, 7, 7, 7]
+    labels = [last.update(labelled(*v), t * FRAME).labels[0] for t, v in enumerate(votes)]
+    assert labels == [7, 7, 3, -1]
+
+
+def test_a_weak_detection_takes_no_track_from_a_sure_one():
+    frames = [[(0, 100, 100)]] * 3 + [[(0, 112, 100, 0.6), (0, 96, 100, 0.45)]]
+    config = TrackerConfig(publish_tentative=True, distractor_nms_thr=0.9)
+    assert run(frames, config)[-1] == [1, 0]
+    assert run(frames, dataclasses.replace(config, two_stage=False))[-1] == [2, 1]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6), st.floats(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_the_assignment_is_the_best_there_is(seed, rows, columns, share):
+    rng = np.random.default_rng(seed)
+    score, allowed = rng.random((rows, columns)), rng.random((rows, columns)) < share
+    chosen = list(zip(*(index.tolist() for index in optimal(score, allowed))))
+    assert all(allowed[pair] for pair in chosen)
+    assert len({i for i, _ in chosen}) == len({j for _, j in chosen}) == len(chosen)
+
+    def best(row, free):
+        if row == rows:
+            return 0, 0.0
+        options = [best(row + 1, free)]
+        for column in free:
+            if allowed[row, column]:
+                count, total = best(row + 1, free - {column})
+                options.append((count + 1, total + score[row, column]))
+        return max(options)
+
+    count, total = best(0, frozenset(range(columns)))
+    assert len(chosen) == count
+    assert sum(score[pair] for pair in chosen) == pytest.approx(total)
 
 
 def test_bisoftmax_of_a_hand_computed_case():

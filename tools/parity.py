@@ -34,6 +34,7 @@ from masa_ros.models.network import MasaNetwork
 from masa_ros.models.sampling import ModulatedDeformConv, RoIAlign, roi_levels
 from masa_ros.models.swin import Swin
 from masa_ros.models.zoo import model_config
+from masa_ros.tracking.released import ReleasedConfig, ReleasedTracker
 from masa_ros.types import Instances
 
 Array = NDArray[Any]
@@ -582,6 +583,42 @@ def _swin_small(report: Report, fixtures: Fixtures) -> None:
             report.close(f'swin {case} out{i}', level, arrays[f'{case}.out{i}'], 1e-4, True)
 
 
+def compare_trackers(report: Report, fixtures: Fixtures) -> None:
+    """Compare the released trackers on all sequences of detections, decision by decision."""
+    print('-- trackers')
+    listed = json.loads((fixtures.folder / 'sequences.json').read_text())
+    for sequence in listed['sequences']:
+        name = sequence['name']
+        rules = {'MasaTaoTracker': 'tao', 'MasaBDDTracker': 'bdd'}[sequence['tracker']]
+        arrays = fixtures.arrays(f'{name}.npz')
+        tracker = ReleasedTracker(ReleasedConfig(rules=rules, **sequence['params']))
+        ours: dict[str, list[Any]] = {
+            key: [] for key in ('ids', 'out_index', 'out_ids', 'live_tracks', 'created_tracks')
+        }
+        ends = np.cumsum(arrays['counts'])
+        for frame, (end, count) in enumerate(zip(ends, arrays['counts'])):
+            if arrays['reset'][frame]:
+                tracker.reset()
+            here = slice(end - count, end)
+            found = [arrays[key][here] for key in ('boxes', 'scores', 'labels', 'embeddings')]
+            rows, ids = tracker.track(*found, int(arrays['frame_ids'][frame]))
+            rows, ids = rows[ids > -1], ids[ids > -1]
+            every = np.full(count, -1)
+            every[rows] = ids
+            ours['ids'].extend(every)
+            ours['out_index'].extend(rows)
+            ours['out_ids'].extend(ids)
+            ours['live_tracks'].append(len(tracker.memory.ids))
+            ours['created_tracks'].append(tracker.created)
+        for key, values in ours.items():
+            report.same(f'{name} {key}', np.array(values, np.int64), arrays[key])
+        memory = tracker.memory
+        report.same(f'{name} final_ids', memory.ids, arrays['final_ids'])
+        report.close(
+            f'{name} final_embeddings', memory.embeddings, arrays['final_embeddings'], 1e-5, False
+        )
+
+
 def main() -> int:
     """Compare everything in a folder of fixtures; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -598,6 +635,8 @@ def main() -> int:
             compare_model(report, fixtures)
         elif folder.name == 'ops':
             compare_operators(report, fixtures)
+        elif (folder / 'sequences.json').is_file():
+            compare_trackers(report, fixtures)
         else:
             report.missing(folder.name)
     print(f'{report.lines} comparisons, {len(report.failed)} failed: {report.failed[:10]}')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from masa_ros.models.heads import clip_boxes, decode_boxes, select_proposals
 from masa_ros.models.masks import View, distinct
 from masa_ros.models.network import Features, MasaNetwork
 from masa_ros.models.zoo import model_config
-from masa_ros.types import Instances
+from masa_ros.types import Instances, Mask
 
 # ImageNet statistics of 0..255 RGB, as in the released models.
 MEAN = (123.675, 116.28, 103.53)
@@ -113,6 +113,13 @@ def normalise(images: Tensor) -> Tensor:
     return normalised.contiguous(memory_format=torch.channels_last)
 
 
+class Encoded(NamedTuple):
+    """What the network's image part made of one image."""
+
+    features: Features
+    view: View
+
+
 class Detector:
     """Segment everything in single images. Holds no state between images.
 
@@ -180,16 +187,21 @@ class Detector:
         """Take new thresholds; model, weights, device and precision stay as they were loaded."""
         self.config = config
 
-    @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8], given: Instances | None = None) -> Instances:
         """Find instances in an (H, W, 3) uint8 RGB image, or describe those that are given.
 
-        Parameters
-        ----------
-        image: pixels.
-        given: detections of somebody else (boxes, scores, labels, perhaps masks); they come back
-            all and in their order, with embeddings, and with masks where the model draws them
-            and they had none ("detect and track anything", paper section 3.2.3).
+        Raises
+        ------
+        ImageError
+            When the array is not such an image.
+
+        """
+        encoded = self.encode(image)
+        return self.find(encoded) if given is None else self.complete(encoded, given)
+
+    @torch.inference_mode()
+    def encode(self, image: NDArray[np.uint8]) -> Encoded:
+        """Run the image part of the network on an (H, W, 3) uint8 RGB image.
 
         Raises
         ------
@@ -200,31 +212,78 @@ class Detector:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ImageError(f'expected (H, W, 3) uint8 pixels, got {image.shape} {image.dtype}')
         tensor, view = self.preprocess(image)
-        features = self.features(tensor)
-        scale = tensor.new_tensor([*view.scale, *view.scale], dtype=torch.float32)
-        if given is None:
-            boxes, scores, pooled = self.detect(features, view)
-            found = Instances(
-                boxes=(boxes / scale).cpu().numpy(),
-                scores=scores.cpu().numpy(),
-                labels=np.full(len(boxes), -1, np.int32),
-                embeddings=np.zeros((len(boxes), 0), np.float32),
-            )
-        else:
-            found = given
-            boxes = torch.from_numpy(np.ascontiguousarray(given.boxes)).to(scale.device) * scale
-            pooled = self.pool(features, boxes)
-        masks = found.masks
-        if masks is None and self.network.masks is not None and self.config.masks:
-            logits = self.network.masks(features.detail, pooled, boxes, _first_image(boxes))
-            masks = tuple(self.network.masks.place(logits, found.boxes, view))
+        return Encoded(self.features(tensor), view)
+
+    @torch.inference_mode()
+    def find(self, encoded: Encoded) -> Instances:
+        """Return everything in the image, best score first."""
+        features, view = encoded
+        boxes, scores, pooled = self.detect(features, view)
+        found, masks = self._instances(encoded, boxes, scores), None
+        if self._draws_masks:
+            masks = self._masks(encoded, boxes, pooled, found.boxes)
             limit = _choose(self.model.mask_share, self.config.mask_share)
-            if given is None and limit < 1:
+            if limit < 1:
                 kept = distinct(masks, view.height, view.width, limit)
                 found, pooled = found[kept], pooled[torch.from_numpy(kept)]
                 masks = tuple(masks[i] for i in kept)
-        embeddings = self.network.embed(pooled).float().cpu().numpy()
-        return dataclasses.replace(found, embeddings=embeddings, masks=masks)
+        return dataclasses.replace(found, embeddings=self._embed(pooled), masks=masks)
+
+    @torch.inference_mode()
+    def complete(self, encoded: Encoded, given: Instances) -> Instances:
+        """Give embeddings and masks to detections of somebody else.
+
+        They come back all and in their order, with masks where the model draws them and they had
+        none ("detect and track anything", paper section 3.2.3).
+        """
+        boxes = torch.from_numpy(np.ascontiguousarray(given.boxes)) * _scale(encoded.view)
+        boxes = boxes.to(self.device)
+        pooled = self.pool(encoded.features, boxes)
+        masks = given.masks
+        if masks is None and self._draws_masks:
+            masks = self._masks(encoded, boxes, pooled, given.boxes)
+        return dataclasses.replace(given, embeddings=self._embed(pooled), masks=masks)
+
+    @torch.inference_mode()
+    def probe(self, encoded: Encoded, boxes: NDArray[np.float32]) -> Instances:
+        """Return the object that the box head sees at each of the boxes (N, 4), in their order.
+
+        The boxes, pixels of the image, take the place of proposals, so that an object which the
+        proposals missed is found by whoever knows where to look.
+        """
+        features, view = encoded
+        scaled = torch.from_numpy(np.ascontiguousarray(boxes)) * _scale(view)
+        asked = clip_boxes(scaled.to(self.device), view.rows, view.columns)
+        refined, scores = self.head(features, view, asked)
+        pooled = self.pool(features, refined)
+        there, masks = self._instances(encoded, refined, scores), None
+        if self._draws_masks:
+            masks = self._masks(encoded, refined, pooled, there.boxes)
+        return dataclasses.replace(there, embeddings=self._embed(pooled), masks=masks)
+
+    @property
+    def _draws_masks(self) -> bool:
+        return self.network.masks is not None and self.config.masks
+
+    def _masks(
+        self, encoded: Encoded, boxes: Tensor, pooled: Tensor, placed: NDArray[np.float32]
+    ) -> tuple[Mask | None, ...]:
+        """Masks of boxes in network pixels, which are ``placed`` in the image."""
+        head = self.network.masks
+        logits = head(encoded.features.detail, pooled, boxes, _first_image(boxes))
+        return tuple(head.place(logits, placed, encoded.view))
+
+    def _embed(self, pooled: Tensor) -> NDArray[np.float32]:
+        return np.asarray(self.network.embed(pooled).float().cpu().numpy())
+
+    def _instances(self, encoded: Encoded, boxes: Tensor, scores: Tensor) -> Instances:
+        """Instances without masks and embeddings from boxes in network pixels."""
+        return Instances(
+            boxes=(boxes.cpu() / _scale(encoded.view)).numpy(),
+            scores=scores.cpu().numpy(),
+            labels=np.full(len(boxes), -1, np.int32),
+            embeddings=np.zeros((len(boxes), 0), np.float32),
+        )
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, View]:
         """Resize to the network's input size, normalise, pad right and bottom with zeros.
@@ -270,11 +329,8 @@ class Detector:
 
     def refine(self, features: Features, view: View, proposals: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the box head keeps of proposals (N, 4): boxes (M, 4), scores (M,)."""
-        head, model, config = self.network.boxes, self.model, self.config
-        cls, reg = head(self.pool(features, proposals))
-        scores = cls.float().softmax(1)[:, 0]
-        boxes = clip_boxes(decode_boxes(proposals, reg, head.STDS), view.rows, view.columns)
-
+        model, config = self.model, self.config
+        boxes, scores = self.head(features, view, proposals)
         large = ((boxes[:, 2:] - boxes[:, :2]) >= model.min_side).all(1)
         kept = large & (scores > _choose(model.score_threshold, config.score_threshold))
         boxes, scores = boxes[kept], scores[kept]
@@ -282,9 +338,20 @@ class Detector:
         best = torchvision.ops.nms(boxes, scores, _choose(model.nms_iou, config.nms_iou))[:limit]
         return boxes[best], scores[best]
 
+    def head(self, features: Features, view: View, proposals: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the box head: (N, 4) -> better boxes (N, 4) inside the image, scores (N,)."""
+        cls, reg = self.network.boxes(self.pool(features, proposals))
+        boxes = decode_boxes(proposals, reg, self.network.boxes.STDS)
+        return clip_boxes(boxes, view.rows, view.columns), cls.float().softmax(1)[:, 0]
+
 
 def _choose(own: float, chosen: float | None) -> float:
     return own if chosen is None else chosen
+
+
+def _scale(view: View) -> Tensor:
+    """Network pixels per image pixel, for boxes."""
+    return torch.tensor([*view.scale, *view.scale], dtype=torch.float32)
 
 
 def _first_image(boxes: Tensor) -> Tensor:

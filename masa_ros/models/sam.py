@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
 from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.image_encoder import Attention as EncoderAttention
+from segment_anything.modeling.image_encoder import get_rel_pos
 from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
@@ -22,6 +24,40 @@ from masa_ros.types import Mask
 
 _PATCH = 16
 _BOXES_AT_ONCE = 16  # bounds the decoder's memory: 20 MB a box in fp32
+_BIAS_VALUES = 1 << 24  # bounds the encoder's: the positions' share of the attention logits
+
+
+class FusedAttention(EncoderAttention):
+    """The encoder's attention with relative positions, through torch's fused kernel.
+
+    Same parameters and result; the logits of all pairs, 800 MB in a global block of ViT-B, are
+    never in memory at once.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) -> the same."""
+        batch, height, width, channels = x.shape
+        heads, tokens = self.num_heads, height * width
+        qkv = self.qkv(x).view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = qkv.unbind(0)
+        grid = query.unflatten(2, (height, width))
+        by_row = get_rel_pos(height, height, self.rel_pos_h)
+        by_column = get_rel_pos(width, width, self.rel_pos_w)
+        rows = torch.einsum('bnhwc,hkc->bnhwk', grid, by_row).contiguous()
+        columns = torch.einsum('bnhwc,wkc->bnhwk', grid, by_column).contiguous()
+        parts = []
+        few = max(1, _BIAS_VALUES // (batch * tokens * tokens))
+        for first in range(0, heads, few):
+            some = slice(first, first + few)
+            bias = rows[:, some, ..., None] + columns[:, some, ..., None, :]
+            bias = bias.view(batch, -1, tokens, tokens)
+            parts.append(
+                F.scaled_dot_product_attention(
+                    query[:, some], key[:, some], value[:, some], attn_mask=bias
+                )
+            )
+        seen = torch.cat(parts, 1).transpose(1, 2).reshape(batch, height, width, channels)
+        return self.proj(seen)
 
 
 class SamEncoder(ImageEncoderViT):
@@ -41,6 +77,12 @@ class SamEncoder(ImageEncoderViT):
             norm_layer=lambda width: nn.LayerNorm(width, eps=1e-6),
         )
         self.taps = config.taps
+        side = config.image_size // _PATCH
+        for i, block in enumerate(self.blocks):
+            size = side if i in config.global_blocks else config.window
+            block.attn = FusedAttention(
+                config.width, config.heads, use_rel_pos=True, input_size=(size, size)
+            )
 
     def forward(self, x: Tensor) -> Stages:
         """(B, 3, S, S) -> taps (B, C, S / 16, S / 16), ``detail`` the image embedding."""

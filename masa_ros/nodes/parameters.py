@@ -12,7 +12,7 @@ from masa_ros.errors import ConfigError
 from masa_ros.models.detector import DetectorConfig
 from masa_ros.nodes.qos import PROFILES
 from masa_ros.pipeline import PipelineConfig
-from masa_ros.tracking import TrackerConfig
+from masa_ros.tracking import ASSOCIATIONS, AnyConfig, ReleasedConfig, TrackerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,20 @@ class Parameter:
         return descriptor
 
 
-_TRACKER = TrackerConfig()
+_TRACKER, _RELEASED = TrackerConfig(), ReleasedConfig()
 
 
-def _tracking(name: str, high: float, description: str) -> Parameter:
-    return Parameter(name, getattr(_TRACKER, name), description, (0, high), live=True)
+def _tracking(name: str, high: float, description: str, low: float = 0) -> Parameter:
+    default = getattr(_TRACKER, name)
+    limits = None if isinstance(default, bool) else (low, high)
+    return Parameter(name, default, description, limits, live=True)
+
+
+def _released(name: str, high: float, description: str, low: float = 0) -> Parameter:
+    default = getattr(_RELEASED, name)
+    limits = None if isinstance(default, (bool, str)) else (low, high)
+    choices = ('bisoftmax', 'softmax', 'cosine') if name == 'match_metric' else ()
+    return Parameter(f'released.{name}', default, description, limits, choices, live=True)
 
 
 PARAMETERS = (
@@ -113,6 +122,12 @@ PARAMETERS = (
         (0, 1000),
         live=True,
     ),
+    Parameter(
+        'association',
+        'robot',
+        'robot: by looks and motion, in seconds; tao, bdd: the released rules, see released.*',
+        choices=ASSOCIATIONS,
+    ),
     _tracking('init_score_thr', 1, 'a detection above this score may start a track'),
     _tracking('obj_score_thr', 1, 'a detection must score above this to continue a track'),
     _tracking('match_score_thr', 1, 'similarity above which two sightings are one object'),
@@ -120,16 +135,44 @@ PARAMETERS = (
     _tracking('distractor_score_thr', 1, 'below this score an overlapping box is a duplicate'),
     _tracking('distractor_nms_thr', 1, 'overlap (IoU) that makes a box a duplicate'),
     _tracking('memo_momentum', 1, "weight of a new sighting in a track's appearance"),
+    _tracking(
+        'gallery_size', 100, 'unlike sightings remembered of each track; 1: only the average', 1
+    ),
     _tracking('memory_seconds', 3600, 'a track unseen for longer is forgotten, seconds'),
     _tracking('memory_frames', 100000, 'the same in frames; 0: no such limit'),
     _tracking('motion_weight', 1, 'share of place against looks in the similarity'),
+    _tracking('predict_motion', 1, 'expect tracks where their velocity takes them'),
+    _tracking('camera_motion', 1, "take movement that objects have in common for the camera's"),
     _tracking('max_distance', 100, 'allowed surprise in place, in sides of the object'),
     _tracking('max_resize', 10, 'allowed change of its side, as a logarithm'),
     _tracking('max_speed', 100, 'its growth for every second unseen, in sides of the object'),
+    _tracking('optimal_assignment', 1, 'the best set of pairs, not one best pair after the other'),
+    _tracking('two_stage', 1, 'detections below init_score_thr choose their tracks last'),
     _tracking('confirm_frames', 100, 'sightings after which a track is no longer tentative'),
     _tracking('confirm_score', 1, 'score above which one sighting is enough'),
+    _tracking(
+        'coast_seconds', 60, 'for so long an undetected track is looked for where expected; 0: off'
+    ),
+    _tracking('coast_score_thr', 1, 'what is found there must score above this'),
+    _tracking('coast_look_thr', 1, 'and its cosine to the track must exceed this'),
+    _tracking('vote_labels', 1, "publish the label of most of a track's sightings"),
     Parameter('publish_tentative', False, 'publish tentative tracks too', live=True),
     Parameter('publish_lost', False, 'publish lost tracks too, where last seen', live=True),
+    _released('init_score_thr', 1, 'an unmatched detection above this score starts a track'),
+    _released('obj_score_thr', 1, 'a detection must score above this to continue a track'),
+    _released('match_score_thr', 1, 'similarity above which two sightings are one object'),
+    _released('memo_tracklet_frames', 100000, 'a track unseen for so many frames is forgotten'),
+    _released('memo_momentum', 1, "weight of a new sighting in a track's appearance"),
+    _released('distractor_score_thr', 1, 'tao: below this score an overlapping box is dropped'),
+    _released('distractor_nms_thr', 1, 'tao: overlap (IoU) for that'),
+    _released('max_distance', 10000, 'tao: gate on the distance, pixels; -1: none', -1),
+    _released('fps', 1000, 'tao: rate of the recording, which the gate depends on', 0.001),
+    _released('memo_backdrop_frames', 1000, 'bdd: frames that unmatched detections are kept'),
+    _released('nms_conf_thr', 1, 'bdd: a weak detection this like a track is dropped'),
+    _released('nms_backdrop_iou_thr', 1, 'bdd: overlap that makes a weak detection a duplicate'),
+    _released('nms_class_iou_thr', 1, 'bdd: overlap that makes a good detection a duplicate'),
+    _released('with_cats', 1, 'bdd: only sightings of one class match'),
+    _released('match_metric', 1, 'bdd: how the looks are compared'),
     Parameter('publish_embeddings', False, 'fill the field embedding', live=True),
     Parameter(
         'max_rate', 0.0, 'process at most so many images per second; 0: all', (0, 1000), live=True
@@ -206,11 +249,29 @@ class Settings:
             else values[field.name]
             for field in dataclasses.fields(DetectorConfig)
         }
-        tracker: dict[str, Any] = {
-            field.name: values[field.name] for field in dataclasses.fields(TrackerConfig)
-        }
-        config = PipelineConfig(DetectorConfig(**detector), TrackerConfig(**tracker))
+        config = PipelineConfig(DetectorConfig(**detector), _tracker_config(values))
         return cls(config, values)
+
+
+def _tracker_config(values: dict[str, Any]) -> AnyConfig:
+    if values['association'] == 'robot':
+        names = [field.name for field in dataclasses.fields(TrackerConfig)]
+        return TrackerConfig(**{name: values[name] for name in names})
+    names = [field.name for field in dataclasses.fields(ReleasedConfig) if field.name != 'rules']
+    chosen = {name: values[f'released.{name}'] for name in names}
+    return ReleasedConfig(rules=values['association'], **chosen)
+
+
+def overrides(config: PipelineConfig) -> dict[str, Any]:
+    """Return the parameters that make a node run this pipeline."""
+    values = dataclasses.asdict(config.detector)
+    tracker = dataclasses.asdict(config.tracker)
+    if isinstance(config.tracker, TrackerConfig):
+        values |= {'association': 'robot', **tracker}
+    else:
+        values['association'] = tracker.pop('rules')
+        values |= {f'released.{name}': value for name, value in tracker.items()}
+    return {name: value for name, value in values.items() if value is not None and value != ''}
 
 
 def declare(node: LifecycleNode) -> None:

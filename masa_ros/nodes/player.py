@@ -42,14 +42,12 @@ def _node_arguments(config: PipelineConfig, namespace: str) -> list[str]:
     detector = config.detector
     if detector.weights:
         path = str(Path(detector.weights).resolve())
-        detector = dataclasses.replace(detector, weights=path)
-    values = dataclasses.asdict(detector) | dataclasses.asdict(config.tracker)
+        config = dataclasses.replace(config, detector=dataclasses.replace(detector, weights=path))
     # A recording comes whole: best effort loses images larger than the transport's buffers.
     arguments = ['--ros-args', '-r', f'__ns:={namespace}', '-p', 'image_qos:=reliable']
     arguments += ['-p', 'image_queue:=10']
-    for name, value in values.items():
-        if value is not None and value != '' and name in parameters.BY_NAME:
-            arguments += ['-p', f'{name}:={json.dumps(value)}']  # JSON is YAML
+    for name, value in parameters.overrides(config).items():
+        arguments += ['-p', f'{name}:={json.dumps(value)}']  # JSON is YAML
     return arguments
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -13,12 +12,11 @@ from tqdm import tqdm
 from masa_ros.errors import ConfigError, ImageError, SourceError
 from masa_ros.models.detector import DetectorConfig
 from masa_ros.pipeline import Pipeline, PipelineConfig
-from masa_ros.replay import evaluate
+from masa_ros.replay import evaluate, tracker_options
 from masa_ros.replay.detections import GivenDetections, read_detections
 from masa_ros.replay.recorder import Recorder
 from masa_ros.replay.sources import Source, open_source
 from masa_ros.replay.tracks_file import read_tracks
-from masa_ros.tracking import TrackerConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,13 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N (%(default)s)')
     parser.add_argument('--input-size', type=int, default=0, help='long side of the network input')
     parser.add_argument('--score-threshold', type=float, help='of detections, 0..1')
-    for field in dataclasses.fields(TrackerConfig):
-        option = '--' + field.name.replace('_', '-')
-        if isinstance(field.default, bool):
-            parser.add_argument(option, action='store_true')
-        else:
-            kind = type(field.default)
-            parser.add_argument(option, type=kind, default=field.default, help='(%(default)s)')
+    tracker_options.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,9 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = read_detections(arguments.detections) if arguments.detections else None
     if given is not None and arguments.ros:
         raise ConfigError('--detections is for replay in this process; leave out --ros')
-    tracker = TrackerConfig(
-        **{f.name: getattr(arguments, f.name) for f in dataclasses.fields(TrackerConfig)}
-    )
+    tracker = tracker_options.config_from(arguments)
     detector = DetectorConfig(
         model=arguments.model,
         weights=arguments.weights,

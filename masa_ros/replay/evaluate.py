@@ -18,7 +18,7 @@ from masa_ros.errors import SourceError
 from masa_ros.masks import coco_rle
 from masa_ros.replay.tracks_file import TrackedFrame, read_tracks
 from masa_ros.tracking.geometry import ious
-from masa_ros.types import Instances, TrackState
+from masa_ros.types import Instances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _trackeval(data: dict[str, Any]) -> tuple[dict[str, Any], ...]:
 
 
 def _claims(frame: TrackedFrame) -> Instances:
-    return frame.instances[frame.instances.states == TrackState.TRACKED]
+    return frame.instances[frame.instances.present]
 
 
 def _consecutive(frames: list[Instances]) -> list[NDArray[np.int64]]:

@@ -10,21 +10,32 @@ Boxes = NDArray[np.floating]
 
 def areas(boxes: Boxes) -> Boxes:
     """Return the areas (N,)."""
-    return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    return np.maximum(width, 0) * np.maximum(height, 0)
 
 
 def intersections(a: Boxes, b: Boxes) -> Boxes:
     """Return the areas (N, M) shared by every pair."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    return np.clip(high - low, 0, None).prod(axis=2)
+    # One axis after the other: arrays whose last axis is short are slow.
+    shared = _overlaps(a[:, 0::2], b[:, 0::2])
+    shared *= _overlaps(a[:, 1::2], b[:, 1::2])
+    return shared
+
+
+def _overlaps(a: Boxes, b: Boxes) -> Boxes:
+    """Return the lengths (N, M) shared by intervals (N, 2) and (M, 2)."""
+    length = np.minimum(a[:, 1, None], b[:, 1])
+    length -= np.maximum(a[:, 0, None], b[:, 0])
+    return np.maximum(length, 0, out=length)
 
 
 def ious(a: Boxes, b: Boxes) -> Boxes:
     """Return the intersection over union (N, M); 0 where both boxes are empty."""
     shared = intersections(a, b)
-    union = areas(a)[:, None] + areas(b)[None] - shared
-    return shared / np.maximum(union, 1e-9)
+    union = areas(a)[:, None] + areas(b)
+    union -= shared
+    shared /= np.maximum(union, 1e-9, out=union)
+    return shared
 
 
 def centres(boxes: Boxes) -> Boxes:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from masa_ros.types import Mask, TrackState
+from masa_ros.types import TrackState
 
 
 @dataclasses.dataclass
@@ -18,14 +18,19 @@ class TrackMemory:
     ----------
     ids: (T,) int64.
     states: (T,) uint8 of ``TrackState``.
-    boxes: (T, 4) float64, last seen box, pixels.
-    velocities: (T, 2) float64, of the centre, pixels per second.
-    embeddings: (T, C) float64, running average.
-    scores, labels: (T,) of the last sighting.
-    hits: (T,) int64, frames in which the track was seen.
-    first_ns, last_ns: (T,) int64, stamps of the first and the last sighting.
-    missed: (T,) int64, frames since the last sighting.
-    masks: T masks of the last sighting.
+    boxes: (T, 4) float64, last known box, pixels.
+    velocities: (T, 2) float64, of the centre against the scene, pixels per second.
+    drift: (T, 2) float64, how far the camera moved the scene since that box, pixels.
+    embeddings: (T, C) float32, running average.
+    gallery: (T, K, C) float32, sightings that look unlike each other; unused places repeat the
+        first one.
+    stored: (T,) int64, sightings written to the gallery so far.
+    scores: (T,) float32 of the last sighting.
+    votes: (T, L) float32, sum of the scores for each known label.
+    hits: (T,) int64, frames in which the track was detected.
+    missed: (T,) int64, frames since then.
+    first_ns, last_ns: (T,) int64, stamps of the first and the last detection.
+    box_ns: (T,) int64, stamp of the last known box, which may be later.
 
     """
 
@@ -33,31 +38,61 @@ class TrackMemory:
     states: NDArray[np.uint8]
     boxes: NDArray[np.float64]
     velocities: NDArray[np.float64]
-    embeddings: NDArray[np.float64]
+    drift: NDArray[np.float64]
+    embeddings: NDArray[np.float32]
+    gallery: NDArray[np.float32]
+    stored: NDArray[np.int64]
     scores: NDArray[np.float32]
-    labels: NDArray[np.int32]
+    votes: NDArray[np.float32]
     hits: NDArray[np.int64]
+    missed: NDArray[np.int64]
     first_ns: NDArray[np.int64]
     last_ns: NDArray[np.int64]
-    missed: NDArray[np.int64]
-    masks: list[Mask | None]
+    box_ns: NDArray[np.int64]
 
     @classmethod
-    def empty(cls, embedding_size: int) -> TrackMemory:
-        """Return a memory without tracks."""
+    def begin(
+        cls,
+        ids: NDArray[np.int64],
+        boxes: NDArray[np.floating],
+        embeddings: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        votes: NDArray[np.float32],
+        gallery_size: int,
+        stamp_ns: int,
+    ) -> TrackMemory:
+        """Return tentative tracks seen once, at ``stamp_ns``."""
+        count = len(ids)
+        stamps = np.full(count, stamp_ns, np.int64)
         return cls(
+            ids=ids,
+            states=np.full(count, TrackState.TENTATIVE, np.uint8),
+            boxes=boxes.astype(np.float64),
+            velocities=np.zeros((count, 2)),
+            drift=np.zeros((count, 2)),
+            embeddings=embeddings.copy(),
+            gallery=np.repeat(embeddings[:, None], gallery_size, axis=1),
+            stored=np.ones(count, np.int64),
+            scores=scores.copy(),
+            votes=votes,
+            hits=np.ones(count, np.int64),
+            missed=np.zeros(count, np.int64),
+            first_ns=stamps,
+            last_ns=stamps.copy(),
+            box_ns=stamps.copy(),
+        )
+
+    @classmethod
+    def empty(cls, embedding_size: int, labels: int, gallery_size: int) -> TrackMemory:
+        """Return a memory without tracks."""
+        return cls.begin(
             ids=np.zeros(0, np.int64),
-            states=np.zeros(0, np.uint8),
             boxes=np.zeros((0, 4)),
-            velocities=np.zeros((0, 2)),
-            embeddings=np.zeros((0, embedding_size)),
+            embeddings=np.zeros((0, embedding_size), np.float32),
             scores=np.zeros(0, np.float32),
-            labels=np.zeros(0, np.int32),
-            hits=np.zeros(0, np.int64),
-            first_ns=np.zeros(0, np.int64),
-            last_ns=np.zeros(0, np.int64),
-            missed=np.zeros(0, np.int64),
-            masks=[],
+            votes=np.zeros((0, labels), np.float32),
+            gallery_size=gallery_size,
+            stamp_ns=0,
         )
 
     def __len__(self) -> int:
@@ -66,19 +101,14 @@ class TrackMemory:
 
     def keep(self, chosen: NDArray[np.bool_]) -> None:
         """Forget all tracks but the chosen ones."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                value = [item for item, stays in zip(value, chosen) if stays]
-            else:
-                value = value[chosen]
-            setattr(self, field.name, value)
+        if not chosen.all():
+            for field in dataclasses.fields(self):
+                setattr(self, field.name, getattr(self, field.name)[chosen])
 
     def append(self, other: TrackMemory) -> None:
         """Add the tracks of another memory behind the own ones."""
         for field in dataclasses.fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            joined = mine + theirs if isinstance(mine, list) else np.concatenate((mine, theirs))
+            joined = np.concatenate((getattr(self, field.name), getattr(other, field.name)))
             setattr(self, field.name, joined)
 
     @property

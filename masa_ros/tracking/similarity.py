@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 Matrix = NDArray[np.floating]
+
+
+def softmax(values: Matrix, axis: int) -> Matrix:
+    """Exponentials that add up to 1 along an axis."""
+    powers = np.exp(values - values.max(axis=axis, keepdims=True))
+    powers /= powers.sum(axis=axis, keepdims=True)
+    return powers
+
+
+def bisoftmax_of(dots: Matrix) -> Matrix:
+    """Mean of the softmax of dot products (D, T) over tracks and over detections (J.4, s1)."""
+    if not dots.size:
+        return dots
+    both = softmax(dots, axis=0)
+    both += softmax(dots, axis=1)
+    both *= 0.5
+    return both
 
 
 def bisoftmax(detections: Matrix, tracks: Matrix) -> Matrix:
@@ -25,21 +41,34 @@ def bisoftmax(detections: Matrix, tracks: Matrix) -> Matrix:
     (D, T) in 0..1.
 
     """
-    if not detections.size or not tracks.size:
-        return np.zeros((len(detections), len(tracks)))
+    return bisoftmax_of(detections @ tracks.T)
+
+
+def dots_and_cosines(detections: Matrix, tracks: Matrix) -> tuple[Matrix, Matrix]:
+    """Return the dot products and the cosines (D, T) of embeddings (D, C) and (T, C)."""
     dots = detections @ tracks.T
-    return (softmax(dots, axis=0) + softmax(dots, axis=1)) / 2
+    cosines = dots / _lengths(detections)[:, None]
+    cosines /= _lengths(tracks)
+    return dots, cosines
+
+
+def _lengths(vectors: Matrix) -> Matrix:
+    return np.maximum(np.sqrt(np.einsum('...c,...c->...', vectors, vectors)), 1e-12)
+
+
+def unit(vectors: Matrix) -> Matrix:
+    """Scale vectors (..., C) to length 1; zeros stay zeros."""
+    return vectors / _lengths(vectors)[..., None]
 
 
 def cosine(detections: Matrix, tracks: Matrix) -> Matrix:
     """Return the cosines (D, T) of the angles between embeddings (J.4, s2)."""
-
-    def unit(vectors: Matrix) -> Matrix:
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-    return unit(detections) @ unit(tracks).T
+    return dots_and_cosines(detections, tracks)[1]
 
 
 def masa_similarity(detections: Matrix, tracks: Matrix) -> Matrix:
     """Return the mean of bi-softmax and cosine (J.4, equation 1), (D, T)."""
-    return (bisoftmax(detections, tracks) + cosine(detections, tracks)) / 2
+    dots, cosines = dots_and_cosines(detections, tracks)
+    cosines += bisoftmax_of(dots)
+    cosines *= 0.5
+    return cosines

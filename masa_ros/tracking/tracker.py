@@ -1,18 +1,27 @@
-"""Association of detections over time by appearance and motion."""
+"""Association for the camera of a robot: by appearance and motion, in seconds."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from masa_ros.errors import ConfigError
 from masa_ros.tracking import geometry
+from masa_ros.tracking.assignment import greedy, optimal
 from masa_ros.tracking.memory import TrackMemory
-from masa_ros.tracking.similarity import masa_similarity
-from masa_ros.types import Instances, TrackState
+from masa_ros.tracking.similarity import bisoftmax_of, cosine, dots_and_cosines, unit
+from masa_ros.types import Instances, Mask, TrackState
+
+Probe = Callable[[NDArray[np.float32]], Instances]
+"""Looks at boxes (N, 4) of the present image and returns the object found at each, in order."""
+
+_CAMERA_PAIRS = 3  # fewer sightings say nothing about how the camera moved
+_NEW_ASPECT = 0.9  # cosine below which a sighting shows a track as it was not seen before
+_VELOCITY_SECONDS = 0.5  # the longer ago, the less the last velocity says of where an object is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +38,26 @@ class TrackerConfig:
     distractor_score_thr, distractor_nms_thr: detections below that score that overlap a better
         one by more than that IoU are taken for duplicates; 0..1.
     memo_momentum: weight of the new embedding in a track's average; 0..1.
+    gallery_size: unlike sightings of a track that are remembered beside the average; 1: none.
     memory_seconds: a track unseen for longer is forgotten.
     memory_frames: the same in frames; 0 for no such limit.
     motion_weight: share of place and size, against looks, in the score of a pair; 0..1.
+    predict_motion: expect tracks where their velocity takes them, not where they were.
+    camera_motion: take what most objects move in common for movement of the camera.
     max_distance: how far an object may be from where it is expected, in units of its own side,
         before its place speaks against it.
     max_resize: logarithm of the factor by which its side may differ before that speaks against it.
     max_speed: how much that distance grows for every second without a sighting, in sides.
+    optimal_assignment: the best set of pairs, instead of the best pair of one detection after
+        the other.
+    two_stage: detections that score below ``init_score_thr`` choose last.
     confirm_frames: sightings after which a track is no longer tentative.
     confirm_score: a detection above it is trusted at first sight; 0..1.
+    coast_seconds: for so long a track that is not detected is looked for where it is expected;
+        0: never.
+    coast_score_thr, coast_look_thr: what is found there must score above the one and its cosine
+        to the track exceed the other; 0..1.
+    vote_labels: publish the label that most of a track's sightings had, not the last one's.
     publish_tentative, publish_lost: return these tracks too.
 
     """
@@ -49,25 +69,42 @@ class TrackerConfig:
     distractor_score_thr: float = 0.5
     distractor_nms_thr: float = 0.5
     memo_momentum: float = 0.8
+    gallery_size: int = 4
     memory_seconds: float = 10.0
     memory_frames: int = 0
     motion_weight: float = 0.5
+    predict_motion: bool = True
+    camera_motion: bool = True
     max_distance: float = 0.8
     max_resize: float = 0.5
     max_speed: float = 1.5
+    optimal_assignment: bool = True
+    two_stage: bool = True
     confirm_frames: int = 2
     confirm_score: float = 0.9
+    coast_seconds: float = 0.5
+    coast_score_thr: float = 0.2
+    coast_look_thr: float = 0.6
+    vote_labels: bool = True
     publish_tentative: bool = False
     publish_lost: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that mean nothing; raises ConfigError."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            unit = field.name.endswith(('_thr', '_score', '_momentum', '_weight'))
-            if not np.isfinite(value) or value < 0 or (unit and value > 1):
-                limits = 'in 0..1' if unit else 'not negative'
-                raise ConfigError(f'{field.name} is {value}; it must be {limits}')
+        check_values(dataclasses.asdict(self))
+        if self.gallery_size < 1:
+            raise ConfigError(f'gallery_size is {self.gallery_size}; it must be at least 1')
+
+
+def check_values(values: dict[str, Any]) -> None:
+    """Refuse numbers that mean nothing as a tracker's options; raises ConfigError naming one."""
+    for name, value in values.items():
+        if isinstance(value, str):
+            continue
+        unit = name.endswith(('_thr', '_score', '_momentum', '_weight'))
+        if not np.isfinite(value) or value < 0 or (unit and value > 1):
+            limits = 'in 0..1' if unit else 'not negative'
+            raise ConfigError(f'{name} is {value}; it must be {limits}')
 
 
 class Tracker:
@@ -75,6 +112,7 @@ class Tracker:
 
     Attributes
     ----------
+    config: may be replaced between frames.
     rejected: detections refused so far because a number in them was not finite.
 
     """
@@ -83,7 +121,7 @@ class Tracker:
         self.config = config or TrackerConfig()
         self.rejected = 0
         self._next_id = 1
-        self._memory: TrackMemory | None = None
+        self.reset()
 
     def __len__(self) -> int:
         """Return the number of tracks in memory."""
@@ -91,32 +129,41 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget all tracks. Ids already given are not given again."""
-        self._memory = None
+        self._memory: TrackMemory | None = None
+        self._masks: dict[int, Mask | None] = {}
+        self._labels = np.zeros(0, np.int32)
 
-    def update(self, detections: Instances, stamp_ns: int) -> Instances:
+    def update(
+        self, detections: Instances, stamp_ns: int, probe: Probe | None = None
+    ) -> Instances:
         """Continue, start and end tracks with the detections of one frame.
 
         Parameters
         ----------
         detections: untracked instances in any order, boxes in pixels.
         stamp_ns: of the frame; one that lies before the last frame's counts as the same moment.
+        probe: where the model can be asked what is in a box; without it no track coasts.
 
         Returns
         -------
-        The tracks of this frame as ``TrackerConfig`` asks for, best score first, lost ones last.
+        The tracks of this frame as ``TrackerConfig`` asks for: detected ones, best score first,
+        then coasted ones, then lost ones.
 
         """
         found = self._clean(detections)
-        if self._memory is None or self._memory.embeddings.shape[1] != found.embeddings.shape[1]:
-            self._memory = TrackMemory.empty(found.embeddings.shape[1])
-        memory = self._memory
+        memory = self._prepare(found)
         self._forget(memory, stamp_ns)
-        matched = self._match(found, memory, stamp_ns)
+        looks = self._looks(found, memory)
+        expected = self._expect(found, memory, looks, stamp_ns)
+        matched = self._match(found, memory, looks, expected, stamp_ns)
         self._continue(found, memory, matched, stamp_ns)
         fresh = self._start(found, memory, matched, stamp_ns)
         # Where each detection ended up: row in the memory, -1 for nowhere.
         matched[fresh] = len(memory) - len(fresh) + np.arange(len(fresh))
-        return self._publish(found, memory, matched)
+        coasted = None
+        if probe is not None and self.config.coast_seconds > 0:
+            coasted = self._coast(found, memory, matched, expected, stamp_ns, probe)
+        return self._publish(found, memory, matched, coasted)
 
     def _clean(self, detections: Instances) -> Instances:
         """Finite detections, best first, without duplicates."""
@@ -126,11 +173,35 @@ class Tracker:
             & np.isfinite(detections.scores)
         )
         self.rejected += int((~finite).sum())
-        found = detections[finite]
-        found = found[np.argsort(-found.scores, kind='stable')]
-        overlap = np.tril(geometry.ious(found.boxes, found.boxes), k=-1)
-        duplicate = (overlap > self.config.distractor_nms_thr).any(axis=1)
-        return found[~(duplicate & (found.scores < self.config.distractor_score_thr))]
+        order = np.flatnonzero(finite)
+        order = order[np.argsort(-detections.scores[order], kind='stable')]
+        weak = detections.scores[order] < self.config.distractor_score_thr
+        if weak.any():
+            boxes = detections.boxes[order]
+            overlap = geometry.ious(boxes[weak], boxes)
+            overlap[np.arange(len(order)) >= np.flatnonzero(weak)[:, None]] = 0
+            duplicate = (overlap > self.config.distractor_nms_thr).any(axis=1)
+            order = np.delete(order, np.flatnonzero(weak)[duplicate])
+        return detections[order]
+
+    def _prepare(self, found: Instances) -> TrackMemory:
+        """Return the memory, with room for the embeddings and labels of these detections."""
+        size, config, memory = found.embeddings.shape[1], self.config, self._memory
+        if memory is None or memory.gallery.shape[1:] != (config.gallery_size, size):
+            self.reset()
+            memory = TrackMemory.empty(size, 0, config.gallery_size)
+            self._memory = memory
+        known = np.union1d(self._labels, found.labels)
+        if len(known) > len(self._labels):
+            votes = np.zeros((len(memory), len(known)), np.float32)
+            votes[:, np.searchsorted(known, self._labels)] = memory.votes
+            memory.votes, self._labels = votes, known
+        return memory
+
+    def _votes(self, found: Instances) -> NDArray[np.float32]:
+        """Each detection's vote (N, L): its score for its label, nothing for an unknown one."""
+        weight = np.where(found.labels < 0, np.float32(0), found.scores)
+        return np.asarray((found.labels[:, None] == self._labels) * weight[:, None], np.float32)
 
     def _forget(self, memory: TrackMemory, stamp_ns: int) -> None:
         """Drop tracks that were not seen for too long; a tentative one may miss one frame."""
@@ -138,9 +209,70 @@ class Tracker:
         old |= stamp_ns - memory.last_ns > self.config.memory_seconds * 1e9
         if self.config.memory_frames:
             old |= memory.missed >= self.config.memory_frames
+        for track_id in memory.ids[old].tolist():
+            del self._masks[track_id]
         memory.keep(~old)
 
-    def _match(self, found: Instances, memory: TrackMemory, stamp_ns: int) -> NDArray[np.int64]:
+    def _looks(self, found: Instances, memory: TrackMemory) -> NDArray[np.float32]:
+        """MASA's similarity (D, T): the mean of bi-softmax and cosine (J.4).
+
+        A track that was not seen in the last frame may come back under another aspect: what is
+        most like the detection of all in its gallery stands for it.
+        """
+        dots, cosines = dots_and_cosines(found.embeddings, memory.embeddings)
+        # Without a second aspect the gallery only repeats the first sighting.
+        absent = np.flatnonzero(_absent(memory) & (memory.stored > 1))
+        if len(absent) and len(found):
+            gallery = memory.gallery[absent].swapaxes(0, 1)
+            others = dots_and_cosines(found.embeddings, gallery.reshape(-1, gallery.shape[2]))
+            for values, more in zip((dots, cosines), others):
+                best = more.reshape(len(found), -1, len(absent)).max(axis=1)
+                values[:, absent] = np.maximum(values[:, absent], best)
+        looks = bisoftmax_of(dots)
+        looks += cosines
+        looks *= 0.5
+        return looks
+
+    def _expect(
+        self,
+        found: Instances,
+        memory: TrackMemory,
+        looks: NDArray[np.float32],
+        stamp_ns: int,
+    ) -> NDArray[np.float64]:
+        """Boxes (T, 4) where the tracks should be by now.
+
+        What the sure sightings are off in common is the camera's movement; it carries all tracks
+        along, also those that are not in view.
+        """
+        expected = memory.boxes.copy()
+        if self.config.predict_motion:
+            elapsed = np.maximum(stamp_ns - memory.box_ns, 0) * 1e-9
+            travelled = memory.velocities * np.minimum(elapsed, _VELOCITY_SECONDS)[:, None]
+            expected += np.tile(travelled + memory.drift, 2)
+        if self.config.camera_motion and looks.size:
+            best = looks.argmax(axis=1)
+            rows = np.arange(len(found))
+            pair = (looks.argmax(axis=0)[best] == rows) & ~_absent(memory)[best]
+            pair &= (looks[rows, best] > self.config.reid_score_thr) & self._sure(found)
+            if pair.sum() >= _CAMERA_PAIRS:
+                off = geometry.centres(found.boxes[pair]) - geometry.centres(expected[best[pair]])
+                shift = np.median(off, axis=0)
+                memory.drift += shift
+                expected += np.tile(shift, 2)
+        return expected
+
+    def _sure(self, found: Instances) -> NDArray[np.bool_]:
+        return np.asarray(found.scores > self.config.init_score_thr)
+
+    def _match(
+        self,
+        found: Instances,
+        memory: TrackMemory,
+        looks: NDArray[np.float32],
+        expected: NDArray[np.float64],
+        stamp_ns: int,
+    ) -> NDArray[np.int64]:
         """Row of each detection's track, -1 for none.
 
         The score of a pair is MASA's similarity (J.4) averaged with how near the detection is to
@@ -149,37 +281,40 @@ class Tracker:
         2022).
         """
         matched = np.full(len(found), -1, np.int64)
-        if not len(found) or not len(memory):
+        if not looks.size:
             return matched
         config = self.config
-        looks = masa_similarity(found.embeddings.astype(np.float64), memory.embeddings)
-        elapsed = np.maximum(stamp_ns - memory.last_ns, 0) * 1e-9
-        # The longer ago, the less the last velocity says about where an object is.
-        travelled = memory.velocities * np.minimum(elapsed, 0.5)[:, None]
-        expected = memory.boxes + np.tile(travelled, 2)
+        elapsed = np.maximum(stamp_ns - memory.box_ns, 0) * 1e-9
         side = geometry.sides(memory.boxes)
-        shift = geometry.centres(found.boxes)[:, None] - geometry.centres(expected)[None]
-        distance = np.linalg.norm(shift, axis=2) / side
-        resize = np.abs(np.log(geometry.sides(found.boxes)[:, None] / side))
-        reach = config.max_distance + config.max_speed * elapsed
-        growth = config.max_resize + config.max_speed * elapsed / 2
-        place = np.exp(-((distance / reach) ** 2) - (resize / growth) ** 2)
-        score = (1 - config.motion_weight) * looks + config.motion_weight * place
+        reach = side * (config.max_distance + config.max_speed * elapsed) + 1e-6
+        growth = config.max_resize + config.max_speed / 2 * elapsed + 1e-6
+        # Squares of distance and resize in units of what is allowed.
+        distance = _squares(geometry.centres(found.boxes), geometry.centres(expected), reach)
+        resize = _squares(np.log(geometry.sides(found.boxes))[:, None], np.log(side), growth)
+        place = np.exp(-(distance + resize))
+        score = looks + np.float32(config.motion_weight) * (place - looks)
 
-        here = (distance <= 2 * reach) & (resize <= 2 * growth) & (score > config.match_score_thr)
+        possible = (distance <= 4) & (resize <= 4) & (score > config.match_score_thr)
         # After an absence another object may stand there, or the same one elsewhere: looks decide.
-        absent = memory.missed > 0
-        here &= ~absent | (looks > config.match_score_thr)
-        again = absent & memory.confirmed & (looks > config.reid_score_thr)
-        possible = (here | again) & (found.scores > config.obj_score_thr)[:, None]
+        absent = _absent(memory)
+        if absent.any():
+            possible &= ~absent | (looks > config.match_score_thr)
+            possible |= (absent & memory.confirmed) & (looks > config.reid_score_thr)
+        possible &= (found.scores > config.obj_score_thr)[:, None]
         # The sure detections choose first: a shaky one never takes a track from them.
-        sure = found.scores > config.init_score_thr
-        for stage in (sure, ~sure):
-            allowed = possible & stage[:, None]
+        sure = self._sure(found)
+        stages = (sure, ~sure) if config.two_stage else (np.ones_like(sure),)
+        for stage in map(np.flatnonzero, stages):
+            allowed = possible[stage]
             allowed[:, matched[matched >= 0]] = False
-            rows, columns = linear_sum_assignment(np.where(allowed, score, -1.0), maximize=True)
-            accepted = allowed[rows, columns]
-            matched[rows[accepted]] = columns[accepted]
+            if config.optimal_assignment:
+                rows, columns = optimal(score[stage], allowed)
+            else:
+                free, able = np.ones(len(memory), bool), np.ones(len(stage), bool)
+                best, value = greedy(np.where(allowed, score[stage], 0), free, 0.0, able)
+                rows = np.flatnonzero(value > 0)
+                columns = best[rows]
+            matched[stage[rows]] = columns
         return matched
 
     def _continue(
@@ -190,96 +325,181 @@ class Tracker:
         memory.missed += 1
         seen = np.flatnonzero(matched >= 0)
         rows = matched[seen]
-        elapsed = (stamp_ns - memory.last_ns[rows]) * 1e-9
-        moved = geometry.centres(found.boxes[seen]) - geometry.centres(memory.boxes[rows])
-        velocity = moved / np.maximum(elapsed, 1e-3)[:, None]
-        # An average over the last sightings: one shaky box does not throw the expectation off.
-        weight = np.where(memory.hits[rows] > 1, 0.5, 1.0)[:, None]
-        moving = (elapsed > 0)[:, None]
-        memory.velocities[rows] += np.where(
-            moving, weight * (velocity - memory.velocities[rows]), 0
-        )
-        memory.embeddings[rows] += config.memo_momentum * (
-            found.embeddings[seen] - memory.embeddings[rows]
-        )
-        memory.boxes[rows] = found.boxes[seen]
-        memory.scores[rows] = found.scores[seen]
-        memory.labels[rows] = found.labels[seen]
+        self._move(memory, rows, found[seen], stamp_ns)
+        sighting = found.embeddings[seen]
+        stored = memory.embeddings[rows]
+        stored += np.float32(config.memo_momentum) * (sighting - stored)
+        memory.embeddings[rows] = stored
+        if config.gallery_size > 1:
+            # An aspect that none of those remembered resembles takes the oldest one's place.
+            gallery = memory.gallery[rows]
+            new = np.einsum('nkc,nc->nk', unit(gallery), unit(sighting)).max(axis=1) < _NEW_ASPECT
+            new &= self._sure(found)[seen]
+            memory.gallery[rows[new], memory.stored[rows[new]] % config.gallery_size] = sighting[
+                new
+            ]
+            memory.stored[rows[new]] += 1
+        memory.votes[rows] += self._votes(found)[seen]
         memory.hits[rows] += 1
         memory.missed[rows] = 0
-        memory.last_ns[rows] = np.maximum(memory.last_ns[rows], stamp_ns)
-        for detection, row in zip(seen, rows):
-            memory.masks[row] = found.masks[detection] if found.masks is not None else None
+        memory.last_ns[rows] = memory.box_ns[rows]
         trusted = (memory.hits >= config.confirm_frames) | (memory.scores > config.confirm_score)
         promoted = (memory.missed == 0) & (trusted | memory.confirmed)
         memory.states[promoted] = TrackState.TRACKED
+        memory.states[(memory.missed > 0) & memory.confirmed] = TrackState.LOST
+
+    def _move(
+        self, memory: TrackMemory, rows: NDArray[np.int64], seen: Instances, stamp_ns: int
+    ) -> None:
+        """Take the boxes, scores and masks of this frame into tracks."""
+        elapsed = (stamp_ns - memory.box_ns[rows]) * 1e-9
+        moved = geometry.centres(seen.boxes) - geometry.centres(memory.boxes[rows])
+        velocity = (moved - memory.drift[rows]) / np.maximum(elapsed, 1e-3)[:, None]
+        # An average over the last sightings: one shaky box does not throw the expectation off.
+        weight = np.where(memory.hits[rows] > 1, 0.5, 1.0) * (elapsed > 0)
+        memory.velocities[rows] += weight[:, None] * (velocity - memory.velocities[rows])
+        memory.boxes[rows] = seen.boxes
+        memory.drift[rows] = 0
+        memory.scores[rows] = seen.scores
+        memory.box_ns[rows] = np.maximum(memory.box_ns[rows], stamp_ns)
+        if seen.masks is not None:
+            self._masks.update(zip(memory.ids[rows].tolist(), seen.masks))
 
     def _start(
         self, found: Instances, memory: TrackMemory, matched: NDArray[np.int64], stamp_ns: int
     ) -> NDArray[np.int64]:
         """Start tracks for good unmatched detections; return the rows of these detections."""
         config = self.config
-        free = (matched < 0) & (found.scores > config.init_score_thr)
+        free = (matched < 0) & self._sure(found)
         # Not on top of an object that is tracked already.
         taken = found.boxes[matched >= 0]
-        if len(taken):
-            free &= (geometry.ious(found.boxes, taken) <= config.distractor_nms_thr).all(axis=1)
         fresh = np.flatnonzero(free)
-        count = len(fresh)
+        if len(taken) and len(fresh):
+            overlap = geometry.ious(found.boxes[fresh], taken)
+            fresh = fresh[(overlap <= config.distractor_nms_thr).all(axis=1)]
+        if not len(fresh):
+            return fresh
         new = found[fresh]
-        trusted = (new.scores > config.confirm_score) | (config.confirm_frames <= 1)
-        memory.append(
-            TrackMemory(
-                ids=self._next_id + np.arange(count, dtype=np.int64),
-                states=np.where(trusted, TrackState.TRACKED, TrackState.TENTATIVE).astype(
-                    np.uint8
-                ),
-                boxes=new.boxes.astype(np.float64),
-                velocities=np.zeros((count, 2)),
-                embeddings=new.embeddings.astype(np.float64),
-                scores=new.scores.copy(),
-                labels=new.labels.copy(),
-                hits=np.ones(count, np.int64),
-                first_ns=np.full(count, stamp_ns, np.int64),
-                last_ns=np.full(count, stamp_ns, np.int64),
-                missed=np.zeros(count, np.int64),
-                masks=list(new.masks) if new.masks is not None else [None] * count,
-            )
+        started = TrackMemory.begin(
+            ids=self._next_id + np.arange(len(fresh), dtype=np.int64),
+            boxes=new.boxes,
+            embeddings=new.embeddings,
+            scores=new.scores,
+            votes=self._votes(new),
+            gallery_size=config.gallery_size,
+            stamp_ns=stamp_ns,
         )
-        self._next_id += count
+        trusted = (new.scores > config.confirm_score) | (config.confirm_frames <= 1)
+        started.states[trusted] = TrackState.TRACKED
+        self._next_id += len(fresh)
+        self._masks.update(zip(started.ids.tolist(), new.masks or (None,) * len(fresh)))
+        memory.append(started)
         return fresh
 
+    def _coast(
+        self,
+        found: Instances,
+        memory: TrackMemory,
+        matched: NDArray[np.int64],
+        expected: NDArray[np.float64],
+        stamp_ns: int,
+        probe: Probe,
+    ) -> tuple[Instances, NDArray[np.int64]] | None:
+        """Look for tracks that were not detected where they should be.
+
+        What is found there continues the track if it scores and looks well enough, resembles no
+        other track more, and is not what another detection already stands for. It says where the
+        object is, not how it looks: the remembered appearance stays.
+
+        Returns
+        -------
+        What was found, and the rows of its tracks in the memory.
+
+        """
+        config = self.config
+        missing = memory.states == TrackState.LOST
+        missing &= stamp_ns - memory.last_ns <= config.coast_seconds * 1e9
+        rows = np.flatnonzero(missing)
+        if not len(rows):
+            return None
+        there = probe(expected[rows].astype(np.float32))
+        cosines = cosine(there.embeddings, memory.embeddings)
+        own = cosines[np.arange(len(rows)), rows]
+        good = (there.scores > config.coast_score_thr) & (own > config.coast_look_thr)
+        good &= own >= cosines.max(axis=1)
+        # The object may be hidden behind another one, which is what is there now.
+        good &= (
+            geometry.ious(there.boxes, found.boxes[matched >= 0]).max(axis=1, initial=0)
+            <= config.distractor_nms_thr
+        )
+        order = np.flatnonzero(good)
+        order = order[np.argsort(-there.scores[order], kind='stable')]
+        overlap = np.tril(geometry.ious(there.boxes[order], there.boxes[order]), k=-1)
+        order = order[(overlap <= config.distractor_nms_thr).all(axis=1)]
+        there, rows = there[order], rows[order]
+        self._move(memory, rows, there, stamp_ns)
+        memory.states[rows] = TrackState.COASTED
+        return there, rows
+
     def _publish(
-        self, found: Instances, memory: TrackMemory, matched: NDArray[np.int64]
+        self,
+        found: Instances,
+        memory: TrackMemory,
+        matched: NDArray[np.int64],
+        coasted: tuple[Instances, NDArray[np.int64]] | None,
     ) -> Instances:
         """Return the tracks seen in this frame and, where asked for, the lost ones."""
-        memory.states[(memory.missed > 0) & memory.confirmed] = TrackState.LOST
         seen = np.flatnonzero(matched >= 0)
         if not self.config.publish_tentative:
             seen = seen[memory.confirmed[matched[seen]]]
-        rows = matched[seen]
-        boxes, scores, labels = found.boxes[seen], found.scores[seen], found.labels[seen]
-        masks = None if found.masks is None else [found.masks[i] for i in seen]
-        embeddings = found.embeddings[seen]
+        parts = [self._tracks(memory, matched[seen], found[seen])]
+        if coasted is not None:
+            parts.append(self._tracks(memory, coasted[1], coasted[0]))
         if self.config.publish_lost:
             lost = np.flatnonzero(memory.states == TrackState.LOST)
             lost = lost[np.argsort(-memory.scores[lost], kind='stable')]
-            rows = np.concatenate((rows, lost))
-            boxes = np.concatenate((boxes, memory.boxes[lost].astype(np.float32)))
-            scores = np.concatenate((scores, memory.scores[lost]))
-            labels = np.concatenate((labels, memory.labels[lost]))
-            last = memory.embeddings[lost].astype(np.float32)
-            embeddings = np.concatenate((embeddings, last))
-            if masks is not None:
-                masks += [memory.masks[i] for i in lost]
-        return Instances(
-            boxes=boxes,
-            scores=scores,
+            last = Instances(
+                boxes=memory.boxes[lost].astype(np.float32),
+                scores=memory.scores[lost],
+                labels=np.full(len(lost), -1, np.int32),
+                embeddings=memory.embeddings[lost],
+                masks=tuple(self._masks[i] for i in memory.ids[lost].tolist()),
+            )
+            parts.append(self._tracks(memory, lost, last))
+        return Instances.concatenate(parts)
+
+    def _tracks(self, memory: TrackMemory, rows: NDArray[np.int64], seen: Instances) -> Instances:
+        """Return instances with the identity and history of their tracks."""
+        labels = seen.labels
+        if self.config.vote_labels and len(rows):
+            votes = memory.votes[rows]
+            voted = self._labels[votes.argmax(axis=1)]
+            labels = np.where(votes.any(axis=1), voted, labels)
+        return dataclasses.replace(
+            seen,
             labels=labels,
-            embeddings=embeddings,
-            masks=None if masks is None else tuple(masks),
             track_ids=memory.ids[rows],
             states=memory.states[rows],
             first_seen_ns=memory.first_ns[rows],
             frames_since_seen=memory.missed[rows].astype(np.int32),
         )
+
+
+def _absent(memory: TrackMemory) -> NDArray[np.bool_]:
+    """Return True (T,) where the last frame had no sight of the track."""
+    return (memory.missed > 0) & (memory.states != TrackState.COASTED)
+
+
+def _squares(
+    found: NDArray[np.floating], tracks: NDArray[np.floating], allowed: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """Squared distances (D, T) of points (D, n), (T, n) or (T,), in units of ``allowed`` (T,)."""
+    found, tracks = found.astype(np.float32), tracks.astype(np.float32).reshape(len(tracks), -1)
+    scale = (1 / allowed).astype(np.float32)
+    total = np.zeros((len(found), len(tracks)), np.float32)
+    for axis in range(found.shape[1]):
+        off = found[:, axis, None] - tracks[:, axis]
+        off *= scale
+        off *= off
+        total += off
+    return total

@@ -1,0 +1,49 @@
+"""The options of the association on a command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from masa_ros.tracking import ASSOCIATIONS, AnyConfig, ReleasedConfig, TrackerConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare one option for every parameter of the trackers."""
+    group = parser.add_argument_group('association')
+    group.add_argument(
+        '--association', choices=ASSOCIATIONS, default='robot', help='which rules (%(default)s)'
+    )
+    _add(group, TrackerConfig(), '')
+    released = parser.add_argument_group('association tao or bdd, with the original names')
+    _add(released, ReleasedConfig(), 'released_')
+
+
+def config_from(arguments: argparse.Namespace) -> AnyConfig:
+    """Return the tracker's options; raises ConfigError naming one that means nothing."""
+    if arguments.association == 'robot':
+        return TrackerConfig(**_chosen(arguments, TrackerConfig, ''))
+    chosen = _chosen(arguments, ReleasedConfig, 'released_')
+    return ReleasedConfig(rules=arguments.association, **chosen)
+
+
+def _add(group: Any, config: AnyConfig, prefix: str) -> None:
+    for field in dataclasses.fields(config):
+        if field.name == 'rules':
+            continue
+        option = '--' + (prefix + field.name).replace('_', '-')
+        if isinstance(field.default, bool):
+            group.add_argument(
+                option, action=argparse.BooleanOptionalAction, default=field.default
+            )
+        else:
+            kind = type(field.default)
+            group.add_argument(option, type=kind, default=field.default, help='(%(default)s)')
+
+
+def _chosen(
+    arguments: argparse.Namespace, kind: type[TrackerConfig] | type[ReleasedConfig], prefix: str
+) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(kind) if field.name != 'rules']
+    return {name: getattr(arguments, prefix + name) for name in names}

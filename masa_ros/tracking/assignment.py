@@ -1,0 +1,85 @@
+"""Which detection continues which track, given how well each pair fits."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+Matrix = NDArray[np.floating]
+Indices = NDArray[np.int64]
+
+
+def optimal(score: Matrix, allowed: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+    """Choose the most allowed pairs, and among such choices the one of the largest sum.
+
+    Parameters
+    ----------
+    score: (D, T) in 0..1.
+    allowed: (D, T).
+
+    Returns
+    -------
+    Rows and columns of the chosen pairs.
+
+    """
+    # Most objects have one candidate, which is nobody else's: the solver is for the others.
+    of_row, of_column = allowed.sum(axis=1), allowed.sum(axis=0)
+    rows, columns = np.nonzero(allowed & (of_row == 1)[:, None] & (of_column == 1))
+    of_row[rows] = 0
+    of_column[columns] = 0
+    contested = np.ix_(np.flatnonzero(of_row), np.flatnonzero(of_column))
+    inside = allowed[contested]
+    if inside.size:
+        # A forbidden pair costs more than any sum of scores could gain.
+        worth = np.where(inside, score[contested], -float(min(inside.shape)))
+        i, j = linear_sum_assignment(worth, maximize=True)
+        chosen = inside[i, j]
+        rows = np.concatenate((rows, contested[0][i[chosen], 0]))
+        columns = np.concatenate((columns, contested[1][0, j[chosen]]))
+    return rows, columns
+
+
+def greedy(
+    similarity: Matrix, taken_by: NDArray[np.bool_], threshold: float, able: NDArray[np.bool_]
+) -> tuple[Indices, Matrix]:
+    """Match rows to columns in the order of the rows, each to its best column.
+
+    A column that a row has taken is worth 0 to all others; there is no second choice. Equal to a
+    loop over the rows: all rows before the first one whose best column an earlier one takes are
+    decided together, then the next round begins.
+
+    Parameters
+    ----------
+    similarity: (D, T), is changed.
+    taken_by: (T,) columns that can be taken.
+    threshold: a row's best value must exceed it.
+    able: (D,) rows that may take a column.
+
+    Returns
+    -------
+    (D,) best column of each row when its turn came, and its value there.
+
+    """
+    count, columns = similarity.shape
+    best, value = np.zeros(count, np.int64), np.zeros(count, similarity.dtype)
+    column = similarity.argmax(axis=1)
+    score = similarity[np.arange(count), column]
+    begin = 0
+    while begin < count:
+        takes = (score[begin:] > threshold) & taken_by[column[begin:]] & able[begin:]
+        rows = begin + np.flatnonzero(takes)
+        # The first row that wants what an earlier one takes ends the round.
+        first_taker = np.full(columns, count)
+        first_taker[column[rows[::-1]]] = rows[::-1]
+        late = np.flatnonzero(first_taker[column[begin:]] < np.arange(begin, count))
+        end = begin + int(late[0]) if len(late) else count
+        best[begin:end], value[begin:end] = column[begin:end], score[begin:end]
+        own = rows[rows < end]
+        similarity[end:, column[own]] = 0
+        # Only rows whose best column is gone look again.
+        again = end + np.flatnonzero(first_taker[column[end:]] < end)
+        column[again] = similarity[again].argmax(axis=1)
+        score[again] = similarity[again, column[again]]
+        begin = end
+    return best, value
