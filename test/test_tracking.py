@@ -219,18 +219,18 @@ def probe_that_sees(*objects):
 def coasting(probe, config=None, frames=3):
     """States and boxes of track 1 in the frames after it was last detected."""
     tracker = Tracker(config or TrackerConfig(confirm_frames=1, publish_lost=True))
-    for t in range(4):
+    for t in range(-6, 4):
         tracker.update(seen((0, 100 + 4 * t, 100)), t * FRAME)
     after = [tracker.update(seen(), t * FRAME, probe) for t in range(4, 4 + frames)]
     return tracker, after
 
 
 def test_a_track_coasts_while_it_is_found_where_it_should_be():
-    tracker, after = coasting(probe_that_sees((0, 117, 100, 0.25)))
+    tracker, after = coasting(probe_that_sees((0, 117, 100, 0.35)))
     assert [t.states.tolist() for t in after] == [[TrackState.COASTED]] * 3
     assert [t.frames_since_seen.tolist() for t in after] == [[1], [2], [3]]
     np.testing.assert_array_equal(after[0].boxes, [[97, 80, 137, 120]])
-    assert after[0].scores.tolist() == [0.25]
+    assert after[0].scores.tolist() == pytest.approx([0.35])
     assert after[0].present.all()
     back = tracker.update(seen((0, 120, 100)), 7 * FRAME)
     assert (back.track_ids.tolist(), back.states.tolist()) == ([1], [TrackState.TRACKED])
@@ -246,10 +246,10 @@ def test_a_track_does_not_coast_on(what, there):
 
 
 def test_coasting_ends_in_time_and_can_be_switched_off():
-    probe = probe_that_sees((0, 117, 100, 0.25))
+    probe = probe_that_sees((0, 117, 100, 0.35))
     _, after = coasting(probe, frames=8)
     states = [t.states.tolist()[0] for t in after]
-    assert states == [TrackState.COASTED] * 5 + [TrackState.LOST] * 3
+    assert states == [TrackState.COASTED] * 3 + [TrackState.LOST] * 5
     off = TrackerConfig(confirm_frames=1, coast_seconds=0.0, publish_lost=True)
     assert coasting(probe, off)[1][0].states.tolist() == [TrackState.LOST]
 

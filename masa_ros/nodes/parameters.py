@@ -153,6 +153,7 @@ PARAMETERS = (
     _tracking(
         'coast_seconds', 60, 'for so long an undetected track is looked for where expected; 0: off'
     ),
+    _tracking('coast_steady_thr', 1, 'only tracks detected in a larger share of the last frames'),
     _tracking('coast_score_thr', 1, 'what is found there must score above this'),
     _tracking('coast_look_thr', 1, 'and its cosine to the track must exceed this'),
     _tracking('vote_labels', 1, "publish the label of most of a track's sightings"),

@@ -6,7 +6,7 @@ the shipped weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -23,6 +23,7 @@ from masa_ros.types import Frame, Instances, TrackState
 SIZE = (480, 640)  # height, width
 FPS = 10.0
 FRAMES = 150
+_GROUND, _BEYOND = 800, 400  # sides of the ground and of its mirror images around it, pixels
 _VISIBLE_PIXELS = 60  # less of an object is not asked for
 
 # Time (0..1 over the recording), centre x, y and long side in pixels, angle in degrees.
@@ -116,21 +117,31 @@ def _pose(path: tuple[Key, ...], time: float) -> NDArray[np.float64]:
     return values[i] * (1 - share) + values[i + 1] * share
 
 
-def render() -> Iterator[tuple[Frame, TrackedFrame]]:
-    """Give the recording: every frame with its truth, ids 1, 2, ... in the order of ``ACTORS``."""
+def drift(time: float) -> tuple[float, float]:
+    """Return where the demo's ground is at a time (0..1), against its middle, pixels."""
+    return 60 * np.sin(2 * np.pi * time), 40 * np.cos(2 * np.pi * time) - 40
+
+
+def render(
+    actors: Sequence[Actor] = ACTORS,
+    frames: int = FRAMES,
+    ground_at: Callable[[float], tuple[float, float]] = drift,
+) -> Iterator[tuple[Frame, TrackedFrame]]:
+    """Give a recording: every frame with its truth, ids 1, 2, ... in the order of the actors."""
     height, width = SIZE
-    pictures = [cut_actor(actor) for actor in ACTORS]
+    pictures = [cut_actor(actor) for actor in actors]
     ground = cv2.cvtColor(skimage.data.grass(), cv2.COLOR_GRAY2RGB)
-    ground = cv2.resize(ground, (800, 800), interpolation=cv2.INTER_CUBIC)
+    ground = cv2.resize(ground, (_GROUND, _GROUND), interpolation=cv2.INTER_CUBIC)
     ground = cv2.convertScaleAbs(ground * np.array([0.75, 0.85, 0.6]), alpha=0.9)
-    for number in range(FRAMES):
-        time = number / (FRAMES - 1)
-        shift = (int(80 + 60 * np.sin(2 * np.pi * time)), int(120 + 40 * np.cos(2 * np.pi * time)))
-        image = ground[shift[1] : shift[1] + height, shift[0] : shift[0] + width].astype(
-            np.float32
-        )
+    ground = cv2.copyMakeBorder(ground, *(_BEYOND,) * 4, cv2.BORDER_REFLECT)
+    for number in range(frames):
+        time = number / (frames - 1)
+        moved_x, moved_y = ground_at(time)
+        left = int(_BEYOND + (_GROUND - width) // 2 + moved_x)
+        top = int(_BEYOND + (_GROUND - height) // 2 + moved_y)
+        image = ground[top : top + height, left : left + width].astype(np.float32)
         ids = np.zeros(SIZE, np.int64)
-        for track_id, (actor, rgba) in enumerate(zip(ACTORS, pictures), start=1):
+        for track_id, (actor, rgba) in enumerate(zip(actors, pictures), start=1):
             x, y, side, angle = _pose(actor.path, time)
             rows, columns = rgba.shape[:2]
             scale = side / max(rows, columns)
@@ -144,11 +155,11 @@ def render() -> Iterator[tuple[Frame, TrackedFrame]]:
             ids[layer[:, :, 3] > 127] = track_id
         stamp_ns = round((1 + number / FPS) * 1e9)
         frame = Frame(np.clip(image, 0, 255).astype(np.uint8), stamp_ns, 'camera_optical_frame')
-        yield frame, _truth(number, stamp_ns, ids)
+        yield frame, _truth(number, stamp_ns, ids, len(actors))
 
 
-def _truth(number: int, stamp_ns: int, ids: NDArray[np.int64]) -> TrackedFrame:
-    visible = [i for i in range(1, len(ACTORS) + 1) if (ids == i).sum() >= _VISIBLE_PIXELS]
+def _truth(number: int, stamp_ns: int, ids: NDArray[np.int64], actors: int) -> TrackedFrame:
+    visible = [i for i in range(1, actors + 1) if (ids == i).sum() >= _VISIBLE_PIXELS]
     masks = [crop(ids == i) for i in visible]
     boxes = [(m.x, m.y, m.x + m.pixels.shape[1], m.y + m.pixels.shape[0]) for m in masks]
     instances = Instances(

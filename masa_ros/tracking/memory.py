@@ -27,6 +27,7 @@ class TrackMemory:
     stored: (T,) int64, sightings written to the gallery so far.
     scores: (T,) float32 of the last sighting.
     votes: (T, L) float32, sum of the scores for each known label.
+    steadiness: (T,) float64, share of the last frames in which the track was detected.
     hits: (T,) int64, frames in which the track was detected.
     missed: (T,) int64, frames since then.
     first_ns, last_ns: (T,) int64, stamps of the first and the last detection.
@@ -42,6 +43,7 @@ class TrackMemory:
     embeddings: NDArray[np.float32]
     gallery: NDArray[np.float32]
     stored: NDArray[np.int64]
+    steadiness: NDArray[np.float64]
     scores: NDArray[np.float32]
     votes: NDArray[np.float32]
     hits: NDArray[np.int64]
@@ -73,6 +75,7 @@ class TrackMemory:
             embeddings=embeddings.copy(),
             gallery=np.repeat(embeddings[:, None], gallery_size, axis=1),
             stored=np.ones(count, np.int64),
+            steadiness=np.full(count, 0.2),
             scores=scores.copy(),
             votes=votes,
             hits=np.ones(count, np.int64),

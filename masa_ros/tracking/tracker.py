@@ -21,6 +21,7 @@ Probe = Callable[[NDArray[np.float32]], Instances]
 
 _CAMERA_PAIRS = 3  # fewer sightings say nothing about how the camera moved
 _NEW_ASPECT = 0.9  # cosine below which a sighting shows a track as it was not seen before
+_STEADINESS_WEIGHT = 0.2  # of a frame in the share of recent frames with a detection
 _VELOCITY_SECONDS = 0.5  # the longer ago, the less the last velocity says of where an object is
 
 
@@ -55,6 +56,8 @@ class TrackerConfig:
     confirm_score: a detection above it is trusted at first sight; 0..1.
     coast_seconds: for so long a track that is not detected is looked for where it is expected;
         0: never.
+    coast_steady_thr: only for tracks that were detected in a larger share of the last frames; what
+        is detected now and then is rarely an object; 0..1.
     coast_score_thr, coast_look_thr: what is found there must score above the one and its cosine
         to the track exceed the other; 0..1.
     vote_labels: publish the label that most of a track's sightings had, not the last one's.
@@ -64,7 +67,7 @@ class TrackerConfig:
 
     init_score_thr: float = 0.5
     obj_score_thr: float = 0.3
-    match_score_thr: float = 0.35
+    match_score_thr: float = 0.5
     reid_score_thr: float = 0.7
     distractor_score_thr: float = 0.5
     distractor_nms_thr: float = 0.5
@@ -82,9 +85,10 @@ class TrackerConfig:
     two_stage: bool = True
     confirm_frames: int = 2
     confirm_score: float = 0.9
-    coast_seconds: float = 0.5
-    coast_score_thr: float = 0.2
-    coast_look_thr: float = 0.6
+    coast_seconds: float = 0.3
+    coast_steady_thr: float = 0.6
+    coast_score_thr: float = 0.3
+    coast_look_thr: float = 0.8
     vote_labels: bool = True
     publish_tentative: bool = False
     publish_lost: bool = False
@@ -324,6 +328,11 @@ class Tracker:
         config = self.config
         memory.missed += 1
         seen = np.flatnonzero(matched >= 0)
+        # A coasting track is neither detected nor missed until it is lost or back.
+        counted = memory.states != TrackState.COASTED
+        counted[matched[seen]] = True
+        memory.steadiness[counted] *= 1 - _STEADINESS_WEIGHT
+        memory.steadiness[matched[seen]] += _STEADINESS_WEIGHT
         rows = matched[seen]
         self._move(memory, rows, found[seen], stamp_ns)
         sighting = found.embeddings[seen]
@@ -419,6 +428,7 @@ class Tracker:
         config = self.config
         missing = memory.states == TrackState.LOST
         missing &= stamp_ns - memory.last_ns <= config.coast_seconds * 1e9
+        missing &= memory.steadiness > config.coast_steady_thr
         rows = np.flatnonzero(missing)
         if not len(rows):
             return None

@@ -1,0 +1,220 @@
+"""How well each way of association tracks the same detections, and what each addition is worth.
+
+Generated clips of four kinds, the demo's recording, and labelled real sequences where
+``../shared/data/labelled`` is there. The network runs once an image; every tracker gets the same
+detections, and the robot's may ask the network about places.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import clips
+import cv2
+import numpy as np
+import supervision
+import trackers
+from numpy.typing import NDArray
+
+from masa_ros.models.detector import Detector, DetectorConfig, Encoded
+from masa_ros.replay import demo_scene
+from masa_ros.replay.evaluate import Scores, evaluate
+from masa_ros.replay.tracks_file import TrackedFrame
+from masa_ros.tracking import Probe, ReleasedConfig, TrackerConfig, make_tracker
+from masa_ros.types import Frame, Instances, TrackState
+
+LABELLED = Path(__file__).parents[2] / 'shared/data/labelled'
+SEEDS = range(3)
+
+
+class AnyTracker(Protocol):
+    """What all trackers here can do."""
+
+    def update(self, detections: Instances, stamp_ns: int, probe: Probe) -> Instances:
+        """Return the tracks of a frame."""
+        ...
+
+
+class ByOverlap:
+    """ByteTrack (Zhang et al. 2022) of the package ``trackers``: boxes alone, no looks."""
+
+    def __init__(self) -> None:
+        # As much memory and the same thresholds as the others have.
+        self.tracker = trackers.ByteTrackTracker(
+            lost_track_buffer=300,
+            frame_rate=30.0,
+            track_activation_threshold=0.5,
+            high_conf_det_threshold=0.5,
+        )
+
+    def update(self, detections: Instances, stamp_ns: int, probe: Probe) -> Instances:
+        """Return the tracks of a frame."""
+        tracked = self.tracker.update(
+            supervision.Detections(
+                xyxy=detections.boxes,
+                confidence=detections.scores,
+                data={'index': np.arange(len(detections))},
+            )
+        )
+        ids = tracked.tracker_id
+        seen = ids >= 0
+        found = detections[tracked.data['index'][seen].astype(int)]
+        return dataclasses.replace(
+            found,
+            track_ids=ids[seen].astype(np.int64) + 1,
+            states=np.full(len(found), TrackState.TRACKED, np.uint8),
+        )
+
+
+ROBOT = TrackerConfig()
+SCORES: dict[str, Any] = {'init_score_thr': 0.5, 'obj_score_thr': 0.3}
+WAYS: dict[str, Callable[[], AnyTracker]] = {
+    'robot': lambda: make_tracker(ROBOT),
+    'tao': lambda: make_tracker(ReleasedConfig('tao', **SCORES)),
+    'tao, 10 s': lambda: make_tracker(ReleasedConfig('tao', memo_tracklet_frames=100, **SCORES)),
+    'bdd': lambda: make_tracker(ReleasedConfig('bdd', match_score_thr=0.6, **SCORES)),
+    'ByteTrack': ByOverlap,
+}
+WITHOUT: dict[str, dict[str, Any]] = {
+    'looks': {'motion_weight': 1.0},
+    'place': {'motion_weight': 0.0},
+    'predicted motion': {'predict_motion': False},
+    'camera motion': {'camera_motion': False},
+    'optimal assignment': {'optimal_assignment': False},
+    'two stages': {'two_stage': False},
+    'confirmation': {'confirm_frames': 1},
+    'gallery': {'gallery_size': 1},
+    'coasting': {'coast_seconds': 0.0},
+    'memory (1 s)': {'memory_seconds': 1.0},
+}
+for _name, _change in WITHOUT.items():
+    WAYS[f'without {_name}'] = functools.partial(
+        make_tracker, dataclasses.replace(ROBOT, **_change)
+    )
+
+
+class Prepared(NamedTuple):
+    """A frame after the network."""
+
+    frame: Frame
+    encoded: Encoded
+    found: Instances
+
+
+def prepare(detector: Detector, frames: list[Frame]) -> list[Prepared]:
+    """Run the network on a recording."""
+    encoded = [detector.encode(frame.image) for frame in frames]
+    return [Prepared(f, e, detector.find(e)) for f, e in zip(frames, encoded)]
+
+
+def run(detector: Detector, tracker: AnyTracker, frames: list[Prepared]) -> list[TrackedFrame]:
+    """Track prepared frames."""
+    tracked = []
+    for index, (frame, encoded, found) in enumerate(frames):
+        probe = functools.partial(detector.probe, encoded)
+        tracks = tracker.update(found, frame.stamp_ns, probe)
+        height, width = frame.image.shape[:2]
+        tracked.append(TrackedFrame(index, '', frame.stamp_ns, height, width, tracks))
+    return tracked
+
+
+def boxes_of(folder: Path, shape: tuple[int, int], frames: int) -> list[TrackedFrame]:
+    """Read boxes.csv (frame, id, x, y, w, h): the frames that it names."""
+    by_frame: dict[int, list[list[float]]] = {}
+    with (folder / 'boxes.csv').open() as file:
+        for row in csv.DictReader(file):
+            x, y, w, h = (float(row[key]) for key in 'xywh')
+            box = [int(row['id']), x, y, x + w, y + h]
+            by_frame.setdefault(int(row['frame']), []).append(box)
+    truth = []
+    for index, rows in by_frame.items():
+        if index < frames:
+            values = np.array(rows, np.float64)
+            instances = Instances(
+                boxes=values[:, 1:].astype(np.float32),
+                scores=np.ones(len(rows), np.float32),
+                labels=np.full(len(rows), -1, np.int32),
+                embeddings=np.zeros((len(rows), 0), np.float32),
+                track_ids=values[:, 0].astype(np.int64),
+                states=np.full(len(rows), TrackState.TRACKED, np.uint8),
+            )
+            truth.append(TrackedFrame(index, '', 0, *shape, instances))
+    return truth
+
+
+def recordings() -> Iterator[tuple[str, list[Frame], list[TrackedFrame]]]:
+    """Give the kind, the frames and the truth of every recording."""
+    frames, truth = zip(*demo_scene.render())
+    yield 'demo', list(frames), list(truth)
+    for kind in clips.KINDS:
+        for seed in SEEDS:
+            pairs = clips.clip(kind, seed)
+            # Frames are counted as they come, whatever was dropped between them.
+            truth = [dataclasses.replace(t, index=i) for i, (_, t) in enumerate(pairs)]
+            yield kind, [frame for frame, _ in pairs], truth
+    for name in ('white_bag_handheld', 'judo_hall'):
+        folder = LABELLED / name / 'images'
+        if folder.is_dir():
+            images: list[NDArray[np.uint8]] = [
+                cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB)
+                for p in sorted(folder.glob('*.jpg'))
+            ]
+            frames = [Frame(image, round(i * 1e9 / 25)) for i, image in enumerate(images)]
+            yield name, frames, boxes_of(folder.parent, images[0].shape[:2], len(images))
+
+
+def recalled(found: list[TrackedFrame], truth: list[TrackedFrame]) -> list[TrackedFrame]:
+    """Keep what overlaps the truth: not everything in these sequences is labelled."""
+    from masa_ros.tracking.geometry import ious
+
+    by_index = {frame.index: frame.instances.boxes for frame in truth}
+    kept = []
+    for frame in found:
+        if frame.index in by_index:
+            overlap = ious(frame.instances.boxes, by_index[frame.index])
+            chosen = frame.instances[overlap.max(axis=1, initial=0) >= 0.5]
+            kept.append(dataclasses.replace(frame, instances=chosen))
+    return kept
+
+
+def main(ways: list[str] | None = None, kinds: list[str] | None = None) -> dict[str, Any]:
+    """Print the tables and return their figures."""
+    detector = Detector.load(DetectorConfig(device='cpu'))
+    scores: dict[str, dict[str, list[Scores]]] = {}
+    for kind, frames, truth in recordings():
+        if kinds and kind not in kinds:
+            continue
+        prepared = prepare(detector, frames)
+        for way in ways or WAYS:
+            found = run(detector, WAYS[way](), prepared)
+            if not truth[0].instances.masks:
+                found = recalled(found, truth)
+            scores.setdefault(kind, {}).setdefault(way, []).append(evaluate(found, truth))
+    figures: dict[str, Any] = {}
+    for kind, by_way in scores.items():
+        print(
+            f'\n{kind:26}{"HOTA":>8}{"AssA":>8}{"DetA":>8}{"IDF1":>8}{"switches":>10}{"tracks":>8}'
+        )
+        for way, results in by_way.items():
+            row = {
+                key: float(np.mean([getattr(r, key) for r in results]))
+                for key in ('hota', 'assa', 'deta', 'idf1')
+            }
+            row |= {k: sum(getattr(r, k) for r in results) for k in ('id_switches', 'tracks')}
+            figures.setdefault(kind, {})[way] = row
+            shares = ''.join(f'{row[key]:>8.3f}' for key in ('hota', 'assa', 'deta', 'idf1'))
+            print(f'  {way:24}{shares}{row["id_switches"]:>10.0f}{row["tracks"]:>8.0f}')
+    return figures
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--ways', nargs='*')
+    parser.add_argument('--kinds', nargs='*')
+    main(**vars(parser.parse_args()))
