@@ -22,11 +22,11 @@ import supervision
 import trackers
 from numpy.typing import NDArray
 
+from masa_ros.evaluation.metrics import Scores, evaluate
 from masa_ros.models.detector import Detector, DetectorConfig, Encoded
 from masa_ros.replay import demo_scene
-from masa_ros.replay.evaluate import Scores, evaluate
-from masa_ros.replay.tracks_file import TrackedFrame
 from masa_ros.tracking import Probe, ReleasedConfig, TrackerConfig, make_tracker
+from masa_ros.tracks_file import TrackedFrame
 from masa_ros.types import Frame, Instances, TrackState
 
 LABELLED = Path(__file__).parents[2] / 'shared/data/labelled'

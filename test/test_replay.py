@@ -13,11 +13,11 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from masa_ros import cli, overlay
 from masa_ros.errors import ImageError, SourceError
+from masa_ros.evaluation.metrics import evaluate
 from masa_ros.masks import mask_from_msg
 from masa_ros.replay.bags import COMPRESSED_TYPE, IMAGE_TYPE, BagWriter, typestore
-from masa_ros.replay.evaluate import evaluate
 from masa_ros.replay.sources import open_source
-from masa_ros.replay.tracks_file import TrackedFrame, read_tracks, write_tracks
+from masa_ros.tracks_file import TrackedFrame, read_tracks, write_tracks
 from masa_ros.types import Instances, Mask, TrackState
 
 COUNT = 6

@@ -10,13 +10,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from masa_ros.errors import ConfigError, ImageError, SourceError
+from masa_ros.evaluation import metrics
+from masa_ros.evaluation.command import write_page
+from masa_ros.evaluation.truth import read_truth
 from masa_ros.models.detector import DetectorConfig
 from masa_ros.pipeline import Pipeline, PipelineConfig
-from masa_ros.replay import evaluate, tracker_options
+from masa_ros.replay import tracker_options
 from masa_ros.replay.detections import GivenDetections, read_detections
 from masa_ros.replay.recorder import Recorder
 from masa_ros.replay.sources import Source, open_source
-from masa_ros.replay.tracks_file import read_tracks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', default='masa_nano', help='model (%(default)s)')
     parser.add_argument('--weights', default='', help='weights file instead of the shipped one')
     parser.add_argument('--output', type=Path, required=True, metavar='DIR')
-    parser.add_argument('--ground-truth', type=Path, metavar='GT', help='the truth, to score by')
+    parser.add_argument(
+        '--ground-truth',
+        type=Path,
+        metavar='GT',
+        help='score by it: see masa_ros evaluate',
+    )
+    parser.add_argument('--video', default='', help='which video of a ground truth of several')
     parser.add_argument(
         '--detections',
         type=Path,
@@ -53,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Track a recording and write the output folder."""
     source = open_source(arguments.source, arguments.topic, arguments.fps)
-    truth = read_tracks(arguments.ground_truth) if arguments.ground_truth else None
+    if arguments.ground_truth and not arguments.ground_truth.exists():
+        raise SourceError(f'{arguments.ground_truth} does not exist')
     given = read_detections(arguments.detections) if arguments.detections else None
     if given is not None and arguments.ros:
         raise ConfigError('--detections is for replay in this process; leave out --ros')
@@ -85,10 +94,19 @@ def run(arguments: argparse.Namespace) -> int:
     if not recorder.frames:
         reasons = '; '.join(list(recorder.refused.values())[:3]) or 'it holds no images'
         raise SourceError(f'{arguments.source}: nothing could be tracked: {reasons}')
-    if truth is not None:
-        scores = evaluate.evaluate(recorder.frames, truth)
+    if arguments.ground_truth:
+        truth = read_truth(arguments.ground_truth, recorder.frames, arguments.video)
+        scores = metrics.evaluate(recorder.frames, truth)
         more |= scores.rounded()
-        print(evaluate.table(scores))
+        print(metrics.table(scores))
+        write_page(
+            arguments.output / 'evaluation.html',
+            recorder.frames,
+            truth,
+            scores,
+            source,
+            str(arguments.source),
+        )
     summary = recorder.summary(latencies, **more)
     print(
         f'{summary["frames_tracked"]} images, {summary["frames_refused"]} refused, '

@@ -10,13 +10,13 @@ import argparse
 import shutil
 from pathlib import Path
 
+from masa_ros.evaluation.metrics import evaluate
 from masa_ros.models.detector import DetectorConfig
 from masa_ros.pipeline import PipelineConfig
 from masa_ros.replay.bags import IMAGE_TYPE, BagWriter
-from masa_ros.replay.evaluate import evaluate
 from masa_ros.replay.recorder import Recorder
 from masa_ros.replay.sources import BagSource
-from masa_ros.replay.tracks_file import write_tracks
+from masa_ros.tracks_file import write_tracks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
 
 from masa_ros.masks import crop
-from masa_ros.replay.tracks_file import TrackedFrame
+from masa_ros.tracks_file import TrackedFrame
 from masa_ros.training.cutouts import Scene, clean, cut, grabcut
 from masa_ros.types import Frame, Instances, TrackState
 

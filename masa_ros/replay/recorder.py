@@ -12,8 +12,8 @@ import numpy as np
 
 from masa_ros import overlay
 from masa_ros.replay.bags import TRACKS_TYPE, BagWriter
-from masa_ros.replay.tracks_file import TrackedFrame, write_tracks
 from masa_ros.replay.video import VideoWriter
+from masa_ros.tracks_file import TrackedFrame, write_tracks
 from masa_ros.types import Frame, Instances
 
 

@@ -1,0 +1,123 @@
+"""``masa_ros evaluate``: tracks against the truth, or a recording against itself backwards."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from masa_ros.errors import ConfigError, ImageError, SourceError
+from masa_ros.evaluation import metrics
+from masa_ros.evaluation.page import page
+from masa_ros.evaluation.truth import read_truth
+from masa_ros.replay import tracker_options
+from masa_ros.replay.sources import Source, open_source
+from masa_ros.tracks_file import TrackedFrame, read_tracks
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        'tracks', type=Path, metavar='TRACKS', help='tracks.json; for --palindrome a recording'
+    )
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument(
+        '--ground-truth',
+        type=Path,
+        metavar='GT',
+        help='MOTChallenge txt, COCO-video / TAO / scalabel json, tracks.json, folder of PNG ids',
+    )
+    kind.add_argument(
+        '--palindrome',
+        action='store_true',
+        help='needs no truth: track the recording forwards and back, compare the ids',
+    )
+    parser.add_argument('--video', default='', help='which video of a ground truth of several')
+    parser.add_argument('--output', type=Path, help='write the figures to this json file too')
+    parser.add_argument('--page', type=Path, help='write timelines and frames to this html file')
+    parser.add_argument(
+        '--images', type=Path, metavar='SOURCE', help='the recording, for the pictures of --page'
+    )
+    parser.add_argument('--topic', default='', help='image topic of a bag (the only one)')
+    parser.add_argument('--fps', type=float, default=0.0, help='rate of a folder of images')
+    parser.add_argument('--model', default='masa_nano', help='for --palindrome (%(default)s)')
+    parser.add_argument('--weights', default='', help='for --palindrome')
+    parser.add_argument('--device', default='auto', help='for --palindrome (%(default)s)')
+    parser.add_argument(
+        '--max-frames',
+        type=int,
+        default=300,
+        metavar='N',
+        help='for --palindrome: the first N, which are kept in memory (%(default)s)',
+    )
+    tracker_options.add_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the figures."""
+    if arguments.palindrome:
+        figures = _palindrome(arguments)
+    else:
+        found = read_tracks(arguments.tracks)
+        truth = read_truth(arguments.ground_truth, found, arguments.video)
+        scores = metrics.evaluate(found, truth)
+        print(metrics.table(scores))
+        figures = dataclasses.asdict(scores)
+        if arguments.page:
+            source = arguments.images and open_source(
+                arguments.images, arguments.topic, arguments.fps
+            )
+            write_page(arguments.page, found, truth, scores, source, str(arguments.tracks))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(figures, indent=1) + '\n')
+    return 0
+
+
+def write_page(
+    path: Path,
+    found: Sequence[TrackedFrame],
+    truth: Sequence[TrackedFrame],
+    scores: metrics.Scores,
+    source: Source | None,
+    title: str,
+) -> None:
+    """Write the page; pictures come from the recording, in the order of its frames."""
+    items = enumerate(source or ())
+
+    def picture(index: int) -> NDArray[np.uint8] | None:
+        # Frames are asked for in their order: the recording is read once.
+        for number, item in items:
+            if number == index:
+                return None if isinstance(item.frame, ImageError) else item.frame.image
+        return None
+
+    pairs, _ = metrics.pair(found, truth)
+    path.write_text(page(pairs, scores, picture, title))
+    print(f'  look at {path}')
+
+
+def _palindrome(arguments: argparse.Namespace) -> dict[str, object]:
+    from masa_ros.evaluation.palindrome import palindrome, table
+    from masa_ros.models.detector import DetectorConfig
+    from masa_ros.pipeline import Pipeline, PipelineConfig
+
+    if arguments.max_frames < 2:
+        raise ConfigError(f'--max-frames is {arguments.max_frames}; it must be at least 2')
+    source = open_source(arguments.tracks, arguments.topic, arguments.fps)
+    items = itertools.islice(source, arguments.max_frames)
+    frames = [item.frame for item in items if not isinstance(item.frame, ImageError)]
+    if len(frames) < 2:
+        raise SourceError(f'{arguments.tracks} holds fewer than two images')
+    detector = DetectorConfig(
+        model=arguments.model, weights=arguments.weights, device=arguments.device
+    )
+    pipeline = Pipeline.build(PipelineConfig(detector, tracker_options.config_from(arguments)))
+    result = palindrome(frames, pipeline)
+    print(table(result))
+    return dataclasses.asdict(result)

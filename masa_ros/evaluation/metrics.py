@@ -1,0 +1,250 @@
+"""Tracks against the truth: HOTA, IDF1, MOTA, J&F and track AP by TrackEval, and TETA."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from masa_ros.errors import SourceError
+from masa_ros.evaluation.teta import Observed, teta
+from masa_ros.masks import coco_rle
+from masa_ros.tracking.geometry import ious
+from masa_ros.tracks_file import TrackedFrame
+from masa_ros.types import Instances
+
+_MAX_TRACKS = 100  # of AR100
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Figures in 0..1 (MOTA may be negative), counts of frames, objects and events.
+
+    Attributes
+    ----------
+    similarity: 'mask' or 'box': what the overlap of a track and the truth was taken of.
+    frames, objects, tracks: what was compared.
+    hota, deta, assa: Luiten et al. 2020, means over the thresholds.
+    idf1: Ristani et al. 2016.
+    mota, id_switches: Bernardin and Stiefelhagen 2008.
+    loca, assoca, clsa, teta: Li et al. 2022; the last two are None where tracks or truth have no
+        classes.
+    track_ap, track_ap50, ar100: Yang et al. 2019: whole tracks as detections, class-agnostic.
+    j, f, jf: Perazzi et al. 2016, of masks; None without.
+
+    """
+
+    similarity: str
+    frames: int
+    objects: int
+    tracks: int
+    hota: float
+    deta: float
+    assa: float
+    idf1: float
+    mota: float
+    id_switches: int
+    loca: float
+    assoca: float
+    clsa: float | None
+    teta: float | None
+    track_ap: float
+    track_ap50: float
+    ar100: float
+    j: float | None
+    f: float | None
+    jf: float | None
+
+    def rounded(self) -> dict[str, float]:
+        """Return the figures that are shares, to four digits."""
+        values = dataclasses.asdict(self)
+        return {name: round(v, 4) for name, v in values.items() if isinstance(v, float)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """What is claimed about one frame, and what is true; overlap (N, M) of truth and claims."""
+
+    frame: TrackedFrame
+    truth: Instances
+    claims: Instances
+    overlap: NDArray[np.float64]
+
+
+def pair(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> tuple[list[Pair], str]:
+    """Pair the frames that both sides have, by index; also say what 'mask' or 'box' overlaps are.
+
+    Tentative and lost tracks make no claim about the frame and are left out. Masks are compared
+    when every instance of both sides has one, otherwise boxes.
+
+    Raises
+    ------
+    SourceError
+        When no frame is on both sides, or a frame's sizes differ.
+
+    """
+    by_index = {frame.index: frame for frame in truth}
+    both = [(frame, by_index[frame.index]) for frame in found if frame.index in by_index]
+    if not both:
+        raise SourceError('tracks and ground truth have no frame in common')
+    for ours, theirs in both:
+        if (ours.height, ours.width) != (theirs.height, theirs.width):
+            raise SourceError(
+                f'frame {ours.index} has {ours.width} x {ours.height} pixels in the tracks and '
+                f'{theirs.width} x {theirs.height} in the ground truth'
+            )
+    sides = [
+        (o, t.instances[t.instances.present], o.instances[o.instances.present]) for o, t in both
+    ]
+    masks = all(
+        one.masks is not None and all(m is not None for m in one.masks)
+        for _, theirs, claims in sides
+        for one in (theirs, claims)
+    )
+    pairs = [
+        Pair(frame, theirs, claims, _overlap(frame, theirs, claims, masks))
+        for frame, theirs, claims in sides
+    ]
+    return pairs, 'mask' if masks else 'box'
+
+
+def evaluate(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> Scores:
+    """Score tracks over the frames that both sides have; raises SourceError as ``pair`` does."""
+    pairs, similarity = pair(found, truth)
+    masks = similarity == 'mask'
+    truth_ids = _consecutive([p.truth for p in pairs])
+    track_ids = _consecutive([p.claims for p in pairs])
+    data: dict[str, Any] = {
+        'num_timesteps': len(pairs),
+        'gt_ids': truth_ids,
+        'tracker_ids': track_ids,
+        'num_gt_ids': _count(truth_ids),
+        'num_tracker_ids': _count(track_ids),
+        'num_gt_dets': sum(map(len, truth_ids)),
+        'num_tracker_dets': sum(map(len, track_ids)),
+        'similarity_scores': [p.overlap for p in pairs],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # they print their configuration
+        from trackeval.metrics import CLEAR, HOTA, Identity  # slow to import
+
+        hota, identity, clear = (m().eval_sequence(data) for m in (HOTA, Identity, CLEAR))
+        average, average50, recall = _track_ap(pairs, masks)
+        j, f, jf = _region_and_boundary(pairs, data) if masks else (None, None, None)
+    everything = teta([_observed(p) for p in pairs])
+    return Scores(
+        similarity=similarity,
+        frames=len(pairs),
+        objects=data['num_gt_ids'],
+        tracks=data['num_tracker_ids'],
+        hota=float(np.mean(hota['HOTA'])),
+        deta=float(np.mean(hota['DetA'])),
+        assa=float(np.mean(hota['AssA'])),
+        idf1=float(identity['IDF1']),
+        mota=float(clear['MOTA']),
+        id_switches=int(clear['IDSW']),
+        loca=everything.loca,
+        assoca=everything.assoca,
+        clsa=everything.clsa,
+        teta=everything.teta,
+        track_ap=average,
+        track_ap50=average50,
+        ar100=recall,
+        j=j,
+        f=f,
+        jf=jf,
+    )
+
+
+def _observed(p: Pair) -> Observed:
+    return Observed(
+        p.truth.track_ids, p.truth.labels, p.claims.track_ids, p.claims.labels, p.overlap
+    )
+
+
+def _track_ap(pairs: list[Pair], masks: bool) -> tuple[float, float, float]:
+    """AP over overlaps 0.5 .. 0.95, AP at 0.5, and the recall of the best 100 tracks."""
+    from trackeval.metrics.track_map import TrackMAP
+
+    data: dict[str, Any] = {'iou_type': 'mask' if masks else 'bbox', 'boxformat': 'x0y0x1y1'}
+    for side, name in (('gt', 'truth'), ('dt', 'claims')):
+        tracks: dict[int, dict[int, Any]] = {}
+        scores: dict[int, list[float]] = {}
+        for p in pairs:
+            instances = getattr(p, name)
+            shapes = _encoded(p.frame, instances) if masks else instances.boxes.astype(float)
+            for track_id, shape, score in zip(
+                instances.track_ids.tolist(), shapes, instances.scores.tolist()
+            ):
+                tracks.setdefault(track_id, {})[p.frame.index] = shape
+                scores.setdefault(track_id, []).append(score)
+        mean = np.array([np.mean(scores[key]) for key in tracks])
+        order = np.argsort(-mean, kind='stable')[:_MAX_TRACKS]
+        keys = list(tracks)
+        data[f'{side}_tracks'] = [tracks[keys[i]] for i in order]
+        data[f'{side}_track_ids'] = list(range(1, len(order) + 1))
+        data[f'{side}_track_scores'] = mean[order]
+    if not data['gt_tracks'] or not data['dt_tracks']:
+        return 0.0, 0.0, 0.0
+    metric = TrackMAP({'USE_AREA_RANGES': False, 'USE_TIME_RANGES': False})
+    result = metric.combine_sequences({'all': metric.eval_sequence(data)})
+    average = result['AP_all']
+    return float(np.mean(average)), float(average[0]), float(np.mean(result['AR_all']))
+
+
+def _region_and_boundary(
+    pairs: list[Pair], data: dict[str, Any]
+) -> tuple[float | None, float | None, float | None]:
+    """J, F and their mean, each object given the track that fits it best."""
+    from trackeval.metrics import JAndF
+
+    if not data['num_gt_ids']:
+        return None, None, None
+    masks = {
+        'gt_dets': [_encoded(p.frame, p.truth) for p in pairs],
+        'tracker_dets': [_encoded(p.frame, p.claims) for p in pairs],
+    }
+    result = JAndF().eval_sequence(data | masks)
+    return float(result['J-Mean']), float(result['F-Mean']), float(result['J&F'])
+
+
+def _consecutive(frames: list[Instances]) -> list[NDArray[np.int64]]:
+    """Ids of each frame, numbered 0, 1, ... as TrackEval wants them."""
+    known = {int(i) for frame in frames for i in frame.track_ids}
+    number = {track_id: n for n, track_id in enumerate(sorted(known))}
+    return [np.array([number[int(i)] for i in f.track_ids], np.int64) for f in frames]
+
+
+def _count(ids: list[NDArray[np.int64]]) -> int:
+    return max((int(frame.max()) + 1 for frame in ids if len(frame)), default=0)
+
+
+def _encoded(frame: TrackedFrame, instances: Instances) -> list[dict[str, Any]]:
+    return [coco_rle(m, frame.height, frame.width) for m in instances.masks or () if m is not None]
+
+
+def _overlap(
+    frame: TrackedFrame, truth: Instances, claims: Instances, masks: bool
+) -> NDArray[np.float64]:
+    """Return the overlap (N, M) of every pair."""
+    if not len(truth) or not len(claims):
+        return np.zeros((len(truth), len(claims)))
+    if not masks:
+        return np.asarray(ious(truth.boxes.astype(np.float64), claims.boxes.astype(np.float64)))
+    sides = _encoded(frame, truth), _encoded(frame, claims)
+    return np.asarray(coco.iou(*sides, [0] * len(claims)))
+
+
+def table(scores: Scores) -> str:
+    """Return the figures as lines of text."""
+    rows = []
+    for field in dataclasses.fields(scores):
+        value = getattr(scores, field.name)
+        text = f'{value:.3f}' if isinstance(value, float) else str(value)
+        rows.append(f'  {field.name:<12} {"-" if value is None else text:>8}')
+    return '\n'.join(rows)
