@@ -10,7 +10,7 @@ demo: setup  ## Track objects through real ROS 2 and write out/demo
 test: setup-dev  ## Run the whole test suite
 	$(VENV)/pytest
 
-bench: setup  ## Print side-by-side tables, write out/bench
+bench: setup-dev  ## Print side-by-side tables, write out/bench
 	$(VENV)/python bench/run.py
 
 FIXTURES ?= ../shared/parity

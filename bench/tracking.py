@@ -1,7 +1,7 @@
 """How well each way of association tracks the same detections, and what each addition is worth.
 
 Generated clips of four kinds, the demo's recording, and labelled real sequences where
-``../shared/data/labelled`` is there. The network runs once an image; every tracker gets the same
+``../shared/data`` is there. The network runs once an image; every tracker gets the same
 detections, and the robot's may ask the network about places.
 """
 
@@ -11,26 +11,28 @@ import argparse
 import csv
 import dataclasses
 import functools
+import itertools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import clips
-import cv2
 import numpy as np
 import supervision
 import trackers
-from numpy.typing import NDArray
 
 from masa_ros.evaluation.metrics import Scores, evaluate
 from masa_ros.models.detector import Detector, DetectorConfig, Encoded
 from masa_ros.replay import demo_scene
+from masa_ros.replay.sources import open_source
 from masa_ros.tracking import Probe, ReleasedConfig, TrackerConfig, make_tracker
 from masa_ros.tracks_file import TrackedFrame
 from masa_ros.types import Frame, Instances, TrackState
 
-LABELLED = Path(__file__).parents[2] / 'shared/data/labelled'
-SEEDS = range(3)
+DATA = Path(__file__).parents[2] / 'shared/data'
+LABELLED, SEQUENCES = DATA / 'labelled', DATA / 'sequences'
+SEEDS = range(4)
 
 
 class AnyTracker(Protocol):
@@ -62,6 +64,8 @@ class ByOverlap:
                 data={'index': np.arange(len(detections))},
             )
         )
+        if not len(tracked):
+            return detections[:0]
         ids = tracked.tracker_id
         seen = ids >= 0
         found = detections[tracked.data['index'][seen].astype(int)]
@@ -124,10 +128,16 @@ def run(detector: Detector, tracker: AnyTracker, frames: list[Prepared]) -> list
     return tracked
 
 
-def boxes_of(folder: Path, shape: tuple[int, int], frames: int) -> list[TrackedFrame]:
-    """Read boxes.csv (frame, id, x, y, w, h): the frames that it names."""
+def rate(folder: Path) -> float:
+    """Frames per second by meta.json, 25 where it does not say."""
+    fps = json.loads((folder / 'meta.json').read_text()).get('fps')
+    return float(fps or 25)
+
+
+def boxes_of(labels: Path, shape: tuple[int, int], frames: int) -> list[TrackedFrame]:
+    """Read a table of frame, id, x, y, w, h: the frames that it names."""
     by_frame: dict[int, list[list[float]]] = {}
-    with (folder / 'boxes.csv').open() as file:
+    with labels.open() as file:
         for row in csv.DictReader(file):
             x, y, w, h = (float(row[key]) for key in 'xywh')
             box = [int(row['id']), x, y, x + w, y + h]
@@ -148,25 +158,27 @@ def boxes_of(folder: Path, shape: tuple[int, int], frames: int) -> list[TrackedF
     return truth
 
 
-def recordings() -> Iterator[tuple[str, list[Frame], list[TrackedFrame]]]:
-    """Give the kind, the frames and the truth of every recording."""
-    frames, truth = zip(*demo_scene.render())
-    yield 'demo', list(frames), list(truth)
-    for kind in clips.KINDS:
+def recordings(
+    kinds: list[str] | None,
+) -> Iterator[tuple[str, list[Frame], list[TrackedFrame]]]:
+    """Give the kind, the frames and the truth of every recording of the kinds, or of all."""
+    if not kinds or 'demo' in kinds:
+        frames, truth = zip(*demo_scene.render())
+        yield 'demo', list(frames), list(truth)
+    for kind in clips.KINDS if not kinds else [k for k in clips.KINDS if k in kinds]:
         for seed in SEEDS:
             pairs = clips.clip(kind, seed)
             # Frames are counted as they come, whatever was dropped between them.
             truth = [dataclasses.replace(t, index=i) for i, (_, t) in enumerate(pairs)]
             yield kind, [frame for frame, _ in pairs], truth
-    for name in ('white_bag_handheld', 'judo_hall'):
-        folder = LABELLED / name / 'images'
-        if folder.is_dir():
-            images: list[NDArray[np.uint8]] = [
-                cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB)
-                for p in sorted(folder.glob('*.jpg'))
-            ]
-            frames = [Frame(image, round(i * 1e9 / 25)) for i, image in enumerate(images)]
-            yield name, frames, boxes_of(folder.parent, images[0].shape[:2], len(images))
+    real = [*LABELLED.glob('*/meta.json'), *SEQUENCES.glob('*/meta.json')]
+    for folder in sorted(path.parent for path in real):
+        labels = next(iter([*folder.glob('*boxes.csv')]), None)
+        if labels is not None and (not kinds or folder.name in kinds):
+            images = folder / 'images'
+            source = open_source(images if images.is_dir() else folder, fps=rate(folder))
+            frames = [item.frame for item in source]
+            yield folder.name, frames, boxes_of(labels, frames[0].image.shape[:2], len(frames))
 
 
 def recalled(found: list[TrackedFrame], truth: list[TrackedFrame]) -> list[TrackedFrame]:
@@ -186,30 +198,27 @@ def recalled(found: list[TrackedFrame], truth: list[TrackedFrame]) -> list[Track
 def main(ways: list[str] | None = None, kinds: list[str] | None = None) -> dict[str, Any]:
     """Print the tables and return their figures."""
     detector = Detector.load(DetectorConfig(device='cpu'))
-    scores: dict[str, dict[str, list[Scores]]] = {}
-    for kind, frames, truth in recordings():
-        if kinds and kind not in kinds:
-            continue
-        prepared = prepare(detector, frames)
-        for way in ways or WAYS:
-            found = run(detector, WAYS[way](), prepared)
-            if not truth[0].instances.masks:
-                found = recalled(found, truth)
-            scores.setdefault(kind, {}).setdefault(way, []).append(evaluate(found, truth))
     figures: dict[str, Any] = {}
-    for kind, by_way in scores.items():
-        print(
-            f'\n{kind:26}{"HOTA":>8}{"AssA":>8}{"DetA":>8}{"IDF1":>8}{"switches":>10}{"tracks":>8}'
-        )
-        for way, results in by_way.items():
+    for kind, group in itertools.groupby(recordings(kinds), key=lambda recording: recording[0]):
+        scores: dict[str, list[Scores]] = {}
+        for _, frames, truth in group:
+            prepared = prepare(detector, frames)
+            for way in ways or WAYS:
+                found = run(detector, WAYS[way](), prepared)
+                if not truth[0].instances.masks:
+                    found = recalled(found, truth)
+                scores.setdefault(way, []).append(evaluate(found, truth, detailed=False))
+        names = ('HOTA', 'AssA', 'DetA', 'IDF1', 'switches', 'tracks')
+        print(f'\n{kind:28}' + ''.join(f'{name:>9}' for name in names))
+        for way, results in scores.items():
             row = {
                 key: float(np.mean([getattr(r, key) for r in results]))
                 for key in ('hota', 'assa', 'deta', 'idf1')
             }
-            row |= {k: sum(getattr(r, k) for r in results) for k in ('id_switches', 'tracks')}
-            figures.setdefault(kind, {})[way] = row
-            shares = ''.join(f'{row[key]:>8.3f}' for key in ('hota', 'assa', 'deta', 'idf1'))
-            print(f'  {way:24}{shares}{row["id_switches"]:>10.0f}{row["tracks"]:>8.0f}')
+            counts = {k: sum(getattr(r, k) for r in results) for k in ('id_switches', 'tracks')}
+            figures.setdefault(kind, {})[way] = row | counts
+            shares = ''.join(f'{value:>9.3f}' for value in row.values())
+            print(f'  {way:26}{shares}' + ''.join(f'{v:>9}' for v in counts.values()), flush=True)
     return figures
 
 

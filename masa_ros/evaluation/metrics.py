@@ -54,9 +54,9 @@ class Scores:
     assoca: float
     clsa: float | None
     teta: float | None
-    track_ap: float
-    track_ap50: float
-    ar100: float
+    track_ap: float | None
+    track_ap50: float | None
+    ar100: float | None
     j: float | None
     f: float | None
     jf: float | None
@@ -114,8 +114,14 @@ def pair(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> tuple[
     return pairs, 'mask' if masks else 'box'
 
 
-def evaluate(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> Scores:
-    """Score tracks over the frames that both sides have; raises SourceError as ``pair`` does."""
+def evaluate(
+    found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame], detailed: bool = True
+) -> Scores:
+    """Score tracks over the frames that both sides have.
+
+    Without ``detailed`` track AP and J&F, which take most of the time, are left out as None.
+    Raises SourceError as ``pair`` does.
+    """
     pairs, similarity = pair(found, truth)
     masks = similarity == 'mask'
     truth_ids = _consecutive([p.truth for p in pairs])
@@ -134,8 +140,9 @@ def evaluate(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> Sc
         from trackeval.metrics import CLEAR, HOTA, Identity  # slow to import
 
         hota, identity, clear = (m().eval_sequence(data) for m in (HOTA, Identity, CLEAR))
-        average, average50, recall = _track_ap(pairs, masks)
-        j, f, jf = _region_and_boundary(pairs, data) if masks else (None, None, None)
+        average, average50, recall = _track_ap(pairs, masks) if detailed else (None,) * 3
+        regions = masks and detailed
+        j, f, jf = _region_and_boundary(pairs, data) if regions else (None,) * 3
     everything = teta([_observed(p) for p in pairs])
     return Scores(
         similarity=similarity,

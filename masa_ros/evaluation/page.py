@@ -19,7 +19,7 @@ from masa_ros import overlay
 from masa_ros.evaluation.metrics import Pair, Scores
 
 _MATCH = 0.5  # overlap at which a track stands for an object, as in CLEAR MOT
-_PICTURE = 640  # longest side of the embedded pictures, pixels
+_PICTURE = 480  # longest side of the embedded pictures, pixels
 _MOST_PICTURES = 300
 
 Picture = Callable[[int], NDArray[np.uint8] | None]
@@ -169,7 +169,7 @@ def _jpeg(p: Pair, picture: Picture) -> str:
     scale = min(1.0, _PICTURE / max(canvas.shape[:2]))
     if scale < 1:
         canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode('.jpg', canvas[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 75])
+    _, data = cv2.imencode('.jpg', canvas[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 65])
     return base64.b64encode(data.tobytes()).decode('ascii')
 
 

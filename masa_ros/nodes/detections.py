@@ -40,7 +40,7 @@ def detections_from_msg(message: Any, classes: ClassNames) -> Instances:
     """Return the boxes of a vision_msgs/Detection2DArray with their best hypotheses.
 
     A rotated box counts as the upright one around it; a detection without hypotheses has score 1
-    and no class.
+    and no class; one without a finite box that has an area is left out.
     """
     boxes, scores, labels = [], [], []
     for detection in message.detections:

@@ -215,6 +215,11 @@ class TrackerNode(LifecycleNode):
             given = None
             if arrival.given is not None:
                 given = detections_from_msg(arrival.given, self._classes)
+                refused = len(arrival.given.detections) - len(given)
+                if refused:
+                    text = f'detections: {refused} of a message have no finite box with an area'
+                    self._statistics.event('bad_detections', text)
+                    self._warn('bad_detections', text)
             tracks = pipeline(frame, given)
         except Exception as error:  # a model may fail in any way: the node goes on
             text = f'{self._topic}: the model failed: {type(error).__name__}: {error}'

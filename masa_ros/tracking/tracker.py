@@ -22,6 +22,7 @@ Probe = Callable[[NDArray[np.float32]], Instances]
 _CAMERA_PAIRS = 3  # fewer sightings say nothing about how the camera moved
 _NEW_ASPECT = 0.9  # cosine below which a sighting shows a track as it was not seen before
 _STEADINESS_WEIGHT = 0.2  # of a frame in the share of recent frames with a detection
+_VELOCITY_WEIGHT = 0.25  # of the last movement in the running average of the velocity
 _VELOCITY_SECONDS = 0.5  # the longer ago, the less the last velocity says of where an object is
 
 
@@ -365,7 +366,7 @@ class Tracker:
         moved = geometry.centres(seen.boxes) - geometry.centres(memory.boxes[rows])
         velocity = (moved - memory.drift[rows]) / np.maximum(elapsed, 1e-3)[:, None]
         # An average over the last sightings: one shaky box does not throw the expectation off.
-        weight = np.where(memory.hits[rows] > 1, 0.5, 1.0) * (elapsed > 0)
+        weight = np.where(memory.hits[rows] > 1, _VELOCITY_WEIGHT, 1.0) * (elapsed > 0)
         memory.velocities[rows] += weight[:, None] * (velocity - memory.velocities[rows])
         memory.boxes[rows] = seen.boxes
         memory.drift[rows] = 0
