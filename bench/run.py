@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 OUTPUT = Path('out/bench')
-MODULES = ('association', 'node_overhead', 'tracking', 'models')
+MODULES = ('association', 'node_overhead', 'tracking', 'palindromes', 'models')
 
 
 def main() -> int:

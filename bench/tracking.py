@@ -32,7 +32,7 @@ from masa_ros.types import Frame, Instances, TrackState
 
 DATA = Path(__file__).parents[2] / 'shared/data'
 LABELLED, SEQUENCES = DATA / 'labelled', DATA / 'sequences'
-SEEDS = range(4)
+SEEDS = range(8)
 
 
 class AnyTracker(Protocol):

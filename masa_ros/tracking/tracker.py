@@ -365,8 +365,8 @@ class Tracker:
         elapsed = (stamp_ns - memory.box_ns[rows]) * 1e-9
         moved = geometry.centres(seen.boxes) - geometry.centres(memory.boxes[rows])
         velocity = (moved - memory.drift[rows]) / np.maximum(elapsed, 1e-3)[:, None]
-        # An average over the last sightings: one shaky box does not throw the expectation off.
-        weight = np.where(memory.hits[rows] > 1, _VELOCITY_WEIGHT, 1.0) * (elapsed > 0)
+        # An average that begins at rest: one shaky box does not throw the expectation off.
+        weight = _VELOCITY_WEIGHT * (elapsed > 0)
         memory.velocities[rows] += weight[:, None] * (velocity - memory.velocities[rows])
         memory.boxes[rows] = seen.boxes
         memory.drift[rows] = 0
