@@ -13,7 +13,7 @@ from masa_ros.errors import MasaError
 # are imported when they are asked for: the help is instant and needs neither torch nor ROS.
 _COMMANDS = (
     ('replay', 'track a bag, a video or a folder of frames', 'masa_ros.replay.command'),
-    ('evaluate', 'compare tracks with the truth', 'masa_ros.evaluation.command'),
+    ('evaluate', 'compare tracks with the truth', 'masa_ros.replay.evaluate'),
     ('demo', 'show everything on a generated recording', 'masa_ros.replay.demo'),
     ('weights', 'list, fetch and verify the published weights', 'masa_ros.download'),
     ('train', 'train a model on a folder of unlabelled images', 'masa_ros.training.command'),

@@ -316,7 +316,7 @@ def test_the_page_stands_alone(crowd):
     found, truth = crowd
     pairs, _ = pair(found, truth)
     images = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
-    text = page(pairs, evaluate(found, truth), lambda i: images if i else None, 'a <b> & c')
+    text = page(pairs, evaluate(found, truth), [None] + [images] * 29, 'a <b> & c')
     assert 'a &lt;b&gt; &amp; c' in text
     assert not re.search(r'(src|href)="(?!data:)', text)
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])

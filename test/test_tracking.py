@@ -162,6 +162,13 @@ def test_empty_frames_are_frames():
         assert len(tracker.update(Instances.empty(32), t * FRAME)) == 0
 
 
+def test_an_empty_frame_without_embeddings_forgets_nothing():
+    tracker = Tracker(TrackerConfig(publish_tentative=True))
+    tracker.update(seen((0, 100, 100)), 0)
+    tracker.update(Instances.empty(), FRAME)
+    assert tracker.update(seen((0, 100, 100)), 2 * FRAME).track_ids.tolist() == [1]
+
+
 def test_the_order_of_detections_does_not_matter():
     objects = [(i, 60 * i + 30, 100, 0.6 + 0.03 * i) for i in range(10)]
     forward, backward = Tracker(TrackerConfig(publish_tentative=True)), None

@@ -7,7 +7,7 @@ import dataclasses
 import html
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -21,9 +21,6 @@ from masa_ros.evaluation.metrics import Pair, Scores
 _MATCH = 0.5  # overlap at which a track stands for an object, as in CLEAR MOT
 _PICTURE = 480  # longest side of the embedded pictures, pixels
 _MOST_PICTURES = 300
-
-Picture = Callable[[int], NDArray[np.uint8] | None]
-"""Gives the image (H, W, 3) RGB of a frame by its index, None where there is none."""
 
 
 class Event(NamedTuple):
@@ -79,14 +76,20 @@ def timelines(pairs: Sequence[Pair]) -> Timelines:
     return Timelines(dict(sorted(objects.items())), dict(sorted(extra.items())), switches)
 
 
-def page(pairs: Sequence[Pair], scores: Scores, picture: Picture, title: str) -> str:
+def page(
+    pairs: Sequence[Pair],
+    scores: Scores,
+    images: Iterable[NDArray[np.uint8] | None],
+    title: str,
+) -> str:
     """Return the page as HTML that needs nothing else.
 
     Parameters
     ----------
     pairs: the compared frames.
     scores: of them.
-    picture: where the images come from; without one the objects are drawn on grey.
+    images: (H, W, 3) RGB of the whole recording, in its order; where one is missing the objects
+        are drawn on grey.
     title: what was evaluated.
 
     """
@@ -102,7 +105,11 @@ def page(pairs: Sequence[Pair], scores: Scores, picture: Picture, title: str) ->
     width = len(pairs)
     drawn = '\n'.join(_row(label, runs, events, width) for label, runs, events in rows)
     every = max(1, -(-width // _MOST_PICTURES))
-    pictures = {row: _jpeg(pairs[row], picture) for row in range(0, width, every)}
+    shown = {pairs[row].frame.index: row for row in range(0, width, every)}
+    pictures = {shown[i]: _jpeg(pairs[shown[i]], x) for i, x in enumerate(images) if i in shown}
+    for row in shown.values():
+        if row not in pictures:
+            pictures[row] = _jpeg(pairs[row], None)
     figures = ''.join(
         f'<tr><td>{name}</td><td>{_text(value)}</td></tr>'
         for name, value in dataclasses.asdict(scores).items()
@@ -156,10 +163,9 @@ def _row(label: str, runs: list[tuple[int, int, int]], events: list[Event], widt
     )
 
 
-def _jpeg(p: Pair, picture: Picture) -> str:
+def _jpeg(p: Pair, image: NDArray[np.uint8] | None) -> str:
     """Draw the frame with its tracks, and the truth as thin white boxes."""
     frame = p.frame
-    image = picture(frame.index)
     if image is None or image.shape[:2] != (frame.height, frame.width):
         image = np.full((frame.height, frame.width, 3), 96, np.uint8)
     canvas = overlay.draw(image, p.claims)

@@ -135,8 +135,11 @@ PARAMETERS = (
     _tracking('distractor_score_thr', 1, 'below this score an overlapping box is a duplicate'),
     _tracking('distractor_nms_thr', 1, 'overlap (IoU) that makes a box a duplicate'),
     _tracking('memo_momentum', 1, "weight of a new sighting in a track's appearance"),
-    _tracking(
-        'gallery_size', 100, 'unlike sightings remembered of each track; 1: only the average', 1
+    Parameter(
+        'gallery_size',
+        _TRACKER.gallery_size,
+        'unlike sightings remembered of each track; 1: only the average',
+        (1, 100),
     ),
     _tracking('memory_seconds', 3600, 'a track unseen for longer is forgotten, seconds'),
     _tracking('memory_frames', 100000, 'the same in frames; 0: no such limit'),

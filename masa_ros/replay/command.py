@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from masa_ros.errors import ConfigError, ImageError, SourceError
 from masa_ros.evaluation import metrics
-from masa_ros.evaluation.command import write_page
+from masa_ros.evaluation.page import page
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.models.detector import DetectorConfig
 from masa_ros.pipeline import Pipeline, PipelineConfig
 from masa_ros.replay import tracker_options
 from masa_ros.replay.detections import GivenDetections, read_detections
 from masa_ros.replay.recorder import Recorder
-from masa_ros.replay.sources import Source, open_source
+from masa_ros.replay.sources import Source, images_of, open_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,14 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
         scores = metrics.evaluate(recorder.frames, truth)
         more |= scores.rounded()
         print(metrics.table(scores))
-        write_page(
-            arguments.output / 'evaluation.html',
-            recorder.frames,
-            truth,
-            scores,
-            source,
-            str(arguments.source),
-        )
+        pairs, _ = metrics.pair(recorder.frames, truth)
+        look = arguments.output / 'evaluation.html'
+        look.write_text(page(pairs, scores, images_of(source), str(arguments.source)))
+        print(f'  look at {look}')
     summary = recorder.summary(latencies, **more)
     print(
         f'{summary["frames_tracked"]} images, {summary["frames_refused"]} refused, '

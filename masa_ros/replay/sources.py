@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 
 import av
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader, AnyReaderError
 
 from masa_ros.errors import ImageError, SourceError
@@ -38,6 +40,12 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Item]:
         """Give the images in the order of their stamps."""
         ...
+
+
+def images_of(source: Source) -> Iterator[NDArray[np.uint8] | None]:
+    """Give the pixels of every image (H, W, 3) RGB, None for those that cannot be used."""
+    for item in source:
+        yield None if isinstance(item.frame, ImageError) else item.frame.image
 
 
 def open_source(path: Path, topic: str = '', fps: float = 0.0) -> Source:

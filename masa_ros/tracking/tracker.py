@@ -187,6 +187,9 @@ class Tracker:
             overlap[np.arange(len(order)) >= np.flatnonzero(weak)[:, None]] = 0
             duplicate = (overlap > self.config.distractor_nms_thr).any(axis=1)
             order = np.delete(order, np.flatnonzero(weak)[duplicate])
+        if not len(order) and self._memory is not None:
+            # Nothing has no size of embeddings either.
+            return Instances.empty(self._memory.embeddings.shape[1])
         return detections[order]
 
     def _prepare(self, found: Instances) -> TrackMemory:
@@ -250,11 +253,10 @@ class Tracker:
         What the sure sightings are off in common is the camera's movement; it carries all tracks
         along, also those that are not in view.
         """
-        expected = memory.boxes.copy()
+        expected = memory.boxes + np.tile(memory.drift, 2)
         if self.config.predict_motion:
-            elapsed = np.maximum(stamp_ns - memory.box_ns, 0) * 1e-9
-            travelled = memory.velocities * np.minimum(elapsed, _VELOCITY_SECONDS)[:, None]
-            expected += np.tile(travelled + memory.drift, 2)
+            elapsed = np.clip((stamp_ns - memory.box_ns) * 1e-9, 0, _VELOCITY_SECONDS)
+            expected += np.tile(memory.velocities * elapsed[:, None], 2)
         if self.config.camera_motion and looks.size:
             best = looks.argmax(axis=1)
             rows = np.arange(len(found))
@@ -281,9 +283,8 @@ class Tracker:
         """Row of each detection's track, -1 for none.
 
         The score of a pair is MASA's similarity (J.4) averaged with how near the detection is to
-        where the track should be by now; the assignment maximises the sum of the scores, first
-        over the detections that could start tracks, then over the rest (ByteTrack, Zhang et al.
-        2022).
+        where the track should be by now. The detections that could start tracks choose first, then
+        the rest (ByteTrack, Zhang et al. 2022).
         """
         matched = np.full(len(found), -1, np.int64)
         if not looks.size:
@@ -329,12 +330,12 @@ class Tracker:
         config = self.config
         memory.missed += 1
         seen = np.flatnonzero(matched >= 0)
+        rows = matched[seen]
         # A coasting track is neither detected nor missed until it is lost or back.
         counted = memory.states != TrackState.COASTED
-        counted[matched[seen]] = True
+        counted[rows] = True
         memory.steadiness[counted] *= 1 - _STEADINESS_WEIGHT
-        memory.steadiness[matched[seen]] += _STEADINESS_WEIGHT
-        rows = matched[seen]
+        memory.steadiness[rows] += _STEADINESS_WEIGHT
         self._move(memory, rows, found[seen], stamp_ns)
         sighting = found.embeddings[seen]
         stored = memory.embeddings[rows]
@@ -345,9 +346,8 @@ class Tracker:
             gallery = memory.gallery[rows]
             new = np.einsum('nkc,nc->nk', unit(gallery), unit(sighting)).max(axis=1) < _NEW_ASPECT
             new &= self._sure(found)[seen]
-            memory.gallery[rows[new], memory.stored[rows[new]] % config.gallery_size] = sighting[
-                new
-            ]
+            place = memory.stored[rows[new]] % config.gallery_size
+            memory.gallery[rows[new], place] = sighting[new]
             memory.stored[rows[new]] += 1
         memory.votes[rows] += self._votes(found)[seen]
         memory.hits[rows] += 1

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ from masa_ros.evaluation import metrics
 from masa_ros.evaluation.page import page
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.replay import tracker_options
-from masa_ros.replay.sources import Source, open_source
-from masa_ros.tracks_file import TrackedFrame, read_tracks
+from masa_ros.replay.sources import images_of, open_source
+from masa_ros.tracks_file import read_tracks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,36 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(metrics.table(scores))
         figures = dataclasses.asdict(scores)
         if arguments.page:
-            source = arguments.images and open_source(
-                arguments.images, arguments.topic, arguments.fps
-            )
-            write_page(arguments.page, found, truth, scores, source, str(arguments.tracks))
+            pairs, _ = metrics.pair(found, truth)
+            images: Iterable[NDArray[np.uint8] | None] = ()
+            if arguments.images:
+                images = images_of(open_source(arguments.images, arguments.topic, arguments.fps))
+            arguments.page.write_text(page(pairs, scores, images, str(arguments.tracks)))
+            print(f'  look at {arguments.page}')
     if arguments.output:
         arguments.output.write_text(json.dumps(figures, indent=1) + '\n')
     return 0
-
-
-def write_page(
-    path: Path,
-    found: Sequence[TrackedFrame],
-    truth: Sequence[TrackedFrame],
-    scores: metrics.Scores,
-    source: Source | None,
-    title: str,
-) -> None:
-    """Write the page; pictures come from the recording, in the order of its frames."""
-    items = enumerate(source or ())
-
-    def picture(index: int) -> NDArray[np.uint8] | None:
-        # Frames are asked for in their order: the recording is read once.
-        for number, item in items:
-            if number == index:
-                return None if isinstance(item.frame, ImageError) else item.frame.image
-        return None
-
-    pairs, _ = metrics.pair(found, truth)
-    path.write_text(page(pairs, scores, picture, title))
-    print(f'  look at {path}')
 
 
 def _palindrome(arguments: argparse.Namespace) -> dict[str, object]:
