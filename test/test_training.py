@@ -18,6 +18,8 @@ from masa_ros.training.losses import (
     contrast_loss,
     match,
     objective,
+    released_contrast_loss,
+    released_margin_loss,
     unknown_share,
 )
 from masa_ros.training.train import TrainConfig, to_batch, train
@@ -111,6 +113,22 @@ def test_contrast_loss_of_a_hand_computed_case():
     assert float(contrast_loss(embeddings, identity, view)) == pytest.approx(expected, rel=1e-5)
     alone = contrast_loss(embeddings[:2], identity[:2], view[:2])
     assert float(alone) == 0.0
+
+
+def test_released_losses_of_hand_computed_cases():
+    # Two positives (1, 3), one negative (2), and a row without positives, which drops out.
+    dots = torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]])
+    positive = torch.tensor([[True, True, False], [False, False, False]])
+    together = np.log(np.exp(2) + (np.exp(1) + np.exp(3)) / 2)
+    assert float(released_contrast_loss(dots, positive)) == pytest.approx(together - 2, rel=1e-5)
+    # One positive (0.6): error 0.16; of the negatives the three worst: 0.5, 0.3, 0.2 less 0.1.
+    cosines = torch.tensor([[0.6, 0.5, 0.3, 0.2, 0.15, -0.9]])
+    one = torch.tensor([[True, False, False, False, False, False]])
+    margin = (0.16 + 0.16 + 0.04 + 0.01) / 4
+    assert float(released_margin_loss(cosines, one)) == pytest.approx(margin, rel=1e-5)
+    nothing = torch.zeros_like(one)
+    assert float(released_contrast_loss(cosines, nothing)) == 0
+    assert float(released_margin_loss(cosines, nothing)) == 0
 
 
 def test_unknown_share_counts_pixels():

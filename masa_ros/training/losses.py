@@ -271,6 +271,50 @@ def contrast_loss(embeddings: Tensor, identity: Tensor, view: Tensor) -> Tensor:
     return ((each[rows] * weight).sum(1) / weight.sum(1)).mean()
 
 
+def released_contrast_loss(dots: Tensor, positive: Tensor) -> Tensor:
+    """Contrast of the released code, between sampled boxes of two views.
+
+    For each row the mean over its positives of the cross-entropy ``-log(e^p / (sum of e^n + mean
+    of e^p))``: the positives together count as one. Released with weight 0.25.
+
+    Parameters
+    ----------
+    dots: (P, R) dot products of embeddings.
+    positive: (P, R) bool, whether the boxes show one object.
+
+    Returns
+    -------
+    Mean over the rows that have a positive, 0 where none has.
+
+    """
+    rows = positive.any(1)
+    dots, positive = dots[rows], positive[rows]
+    if not len(dots):
+        return dots.sum()
+    count = positive.sum(1, keepdim=True)
+    shared = torch.where(positive, dots - count.log(), dots).logsumexp(1)
+    return (shared - torch.where(positive, dots, 0).sum(1) / count[:, 0]).mean()
+
+
+def released_margin_loss(cosines: Tensor, positive: Tensor) -> Tensor:
+    """Auxiliary loss of the released code: squared error of cosines to 1 and, beyond 0.1, to 0.
+
+    Of the negatives only the three times as many with the largest error count.
+
+    Parameters
+    ----------
+    cosines: (P, R) of embeddings.
+    positive: (P, R) bool, whether the boxes show one object.
+
+    """
+    if not positive.any():
+        return 0 * cosines.sum()
+    right = (cosines[positive].clamp(0, 1) - 1) ** 2
+    wrong = (cosines[~positive] - 0.1).clamp(0, 1) ** 2
+    wrong = wrong.topk(min(3 * len(right), len(wrong))).values
+    return torch.cat((right, wrong)).mean()
+
+
 def objective(
     network: MasaNetwork, images: Tensor, targets: list[Target], config: LossConfig
 ) -> dict[str, Tensor]:
