@@ -203,6 +203,15 @@ def test_a_jolt_of_the_camera_does_not_confuse_twins():
     assert run(frames, dataclasses.replace(config, camera_motion=False))[-1] == [1, 2, 3, 5]
 
 
+def test_fast_twins_in_a_row_are_told_apart_by_their_motion():
+    # They speed up until each lands nearer to where the one ahead was than to its own last place.
+    gone = np.cumsum(np.minimum(5 * np.arange(20), 60)).tolist()
+    frames = [[(0, 100 + 80 * i + x, 100) for i in range(4)] for x in gone]
+    config = TrackerConfig(publish_tentative=True, camera_motion=False)
+    assert run(frames, config)[-1] == [1, 2, 3, 4]
+    assert run(frames, dataclasses.replace(config, predict_motion=False))[-1] != [1, 2, 3, 4]
+
+
 def test_the_gallery_knows_an_object_by_an_earlier_aspect():
     aspects = [[(0, 100, 100), (9, 400, 400)]] * 4 + [[(1, 100, 100), (9, 400, 400)]] * 6
     frames = aspects + [[(9, 400, 400)]] * 10 + [[(0, 700, 200), (9, 400, 400)]] * 2

@@ -265,8 +265,10 @@ class Tracker:
             if pair.sum() >= _CAMERA_PAIRS:
                 off = geometry.centres(found.boxes[pair]) - geometry.centres(expected[best[pair]])
                 shift = np.median(off, axis=0)
-                memory.drift += shift
-                expected += np.tile(shift, 2)
+                spread = np.median(np.hypot(*(off - shift).T))
+                if spread < np.hypot(*shift) / 2:  # it is the same for most
+                    memory.drift += shift
+                    expected += np.tile(shift, 2)
         return expected
 
     def _sure(self, found: Instances) -> NDArray[np.bool_]:
