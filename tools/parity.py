@@ -311,8 +311,13 @@ def _compare_image(
             )
     if sam:
         _compare_masks(report, detector, near, theirs, features.detail, view, label)
-    done.update(k for k in reference if k.startswith(f'{prefix}tracker.'))
-    report.missing(label + 'tracker')
+    # Each with the tracker of its released configuration, in its first frame.
+    rules = ReleasedConfig('bdd', 0.5, 0.3, 0.6) if sam else ReleasedConfig('tao', 1e-4, 1e-4)
+    found = [inputs[f'{prefix}{key}'] for key in ('boxes', 'scores')]
+    labels = np.zeros(len(found[0]), np.int64)
+    rows, ids = ReleasedTracker(rules).track(*found, labels, embeddings.numpy(), 0)
+    report.same(label + 'tracker.ids', ids[ids > -1], theirs('tracker.ids'))
+    report.same(label + 'tracker.boxes', found[0][rows[ids > -1]], theirs('tracker.boxes'))
     for key in sorted(k for k in reference if k.startswith(prefix) and k not in done):
         report.missing(f'{model.name} {key}')
 
