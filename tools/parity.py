@@ -317,7 +317,11 @@ def _compare_image(
     labels = np.zeros(len(found[0]), np.int64)
     rows, ids = ReleasedTracker(rules).track(*found, labels, embeddings.numpy(), 0)
     report.same(label + 'tracker.ids', ids[ids > -1], theirs('tracker.ids'))
-    report.same(label + 'tracker.boxes', found[0][rows[ids > -1]], theirs('tracker.boxes'))
+    for name, values in zip(('boxes', 'scores'), found):
+        if f'{prefix}tracker.{name}' in reference:
+            report.same(
+                f'{label}tracker.{name}', values[rows[ids > -1]], theirs(f'tracker.{name}')
+            )
     for key in sorted(k for k in reference if k.startswith(prefix) and k not in done):
         report.missing(f'{model.name} {key}')
 
