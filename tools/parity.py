@@ -318,10 +318,9 @@ def _compare_image(
     rows, ids = ReleasedTracker(rules).track(*found, labels, embeddings.numpy(), 0)
     report.same(label + 'tracker.ids', ids[ids > -1], theirs('tracker.ids'))
     for name, values in zip(('boxes', 'scores'), found):
-        if f'{prefix}tracker.{name}' in reference:
-            report.same(
-                f'{label}tracker.{name}', values[rows[ids > -1]], theirs(f'tracker.{name}')
-            )
+        key = f'tracker.{name}'
+        if f'{prefix}{key}' in reference:
+            report.close(label + key, values[rows[ids > -1]], theirs(key), 1e-6, relative=True)
     for key in sorted(k for k in reference if k.startswith(prefix) and k not in done):
         report.missing(f'{model.name} {key}')
 
