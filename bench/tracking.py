@@ -27,6 +27,7 @@ from masa_ros.models.detector import Detector, DetectorConfig, Encoded
 from masa_ros.replay import demo_scene
 from masa_ros.replay.sources import open_source
 from masa_ros.tracking import Probe, ReleasedConfig, TrackerConfig, make_tracker
+from masa_ros.tracking.geometry import ious
 from masa_ros.tracks_file import TrackedFrame
 from masa_ros.types import Frame, Instances, TrackState
 
@@ -183,8 +184,6 @@ def recordings(
 
 def recalled(found: list[TrackedFrame], truth: list[TrackedFrame]) -> list[TrackedFrame]:
     """Keep what overlaps the truth: not everything in these sequences is labelled."""
-    from masa_ros.tracking.geometry import ious
-
     by_index = {frame.index: frame.instances.boxes for frame in truth}
     kept = []
     for frame in found:

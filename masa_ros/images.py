@@ -2,12 +2,15 @@
 
 Works on any object with the fields of ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``:
 messages of rclpy, whose data is an ``array.array``, and of ``rosbags``, whose data is a numpy
-array. Nothing of ROS is imported.
+array. Nothing of ROS is imported. Beside them the order of images that lie in a folder.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -174,3 +177,13 @@ def rgb_from_compressed(message: Any) -> Rgb:
             'data',
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def natural_order(files: Iterable[Path]) -> list[Path]:
+    """Sort files by name with numbers as numbers: frame 10 comes after frame 9."""
+
+    def parts(file: Path) -> list[tuple[int, str]]:
+        pieces = re.split(r'(\d+)', file.name)
+        return [(int(piece), '') if piece.isdigit() else (-1, piece) for piece in pieces]
+
+    return sorted(files, key=parts)

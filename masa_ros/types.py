@@ -124,6 +124,12 @@ class Instances:
         return len(self.boxes)
 
     @property
+    def finite(self) -> NDArray[np.bool_]:
+        """True (N,) where box, score and embedding are numbers, not NaN or infinite."""
+        rows = np.isfinite(self.boxes).all(axis=1) & np.isfinite(self.embeddings).all(axis=1)
+        return np.asarray(rows & np.isfinite(self.scores))
+
+    @property
     def present(self) -> NDArray[np.bool_]:
         """True (N,) where the track is confirmed and said to be in this image."""
         return np.isin(self.states, (TrackState.TRACKED, TrackState.COASTED))

@@ -117,12 +117,15 @@ def pair(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> tuple[
 def evaluate(
     found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame], detailed: bool = True
 ) -> Scores:
-    """Score tracks over the frames that both sides have.
+    """Score tracks over the frames that both sides have; see ``pair`` and ``score``."""
+    return score(*pair(found, truth), detailed)
+
+
+def score(pairs: list[Pair], similarity: str, detailed: bool = True) -> Scores:
+    """Score what ``pair`` returned.
 
     Without ``detailed`` track AP and J&F, which take most of the time, are left out as None.
-    Raises SourceError as ``pair`` does.
     """
-    pairs, similarity = pair(found, truth)
     masks = similarity == 'mask'
     truth_ids = _consecutive([p.truth for p in pairs])
     track_ids = _consecutive([p.claims for p in pairs])
@@ -247,11 +250,15 @@ def _overlap(
     return np.asarray(coco.iou(*sides, [0] * len(claims)))
 
 
+def text_of(value: object) -> str:
+    """Return a figure as it is shown: three digits of a share, a dash where there is none."""
+    if value is None:
+        return '-'
+    return f'{value:.3f}' if isinstance(value, float) else str(value)
+
+
 def table(scores: Scores) -> str:
     """Return the figures as lines of text."""
-    rows = []
-    for field in dataclasses.fields(scores):
-        value = getattr(scores, field.name)
-        text = f'{value:.3f}' if isinstance(value, float) else str(value)
-        rows.append(f'  {field.name:<12} {"-" if value is None else text:>8}')
-    return '\n'.join(rows)
+    return '\n'.join(
+        f'  {name:<12} {text_of(value):>8}' for name, value in dataclasses.asdict(scores).items()
+    )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from masa_ros import overlay
-from masa_ros.evaluation.metrics import Pair, Scores
+from masa_ros.evaluation.metrics import Pair, Scores, text_of
 
 _MATCH = 0.5  # overlap at which a track stands for an object, as in CLEAR MOT
 _PICTURE = 480  # longest side of the embedded pictures, pixels
@@ -111,7 +111,7 @@ def page(
         if row not in pictures:
             pictures[row] = _jpeg(pairs[row], None)
     figures = ''.join(
-        f'<tr><td>{name}</td><td>{_text(value)}</td></tr>'
+        f'<tr><td>{name}</td><td>{html.escape(text_of(value))}</td></tr>'
         for name, value in dataclasses.asdict(scores).items()
     )
     data = {
@@ -124,12 +124,6 @@ def page(
     text = text.replace('@ROWS@', drawn).replace('@WIDTH@', str(width))
     # '<' could end the script; in JSON it may be written as an escape.
     return text.replace('@DATA@', json.dumps(data).replace('<', '\\u003c'))
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return '-'
-    return f'{value:.3f}' if isinstance(value, float) else html.escape(str(value))
 
 
 def _runs(values: NDArray[np.int64]) -> list[tuple[int, int, int]]:

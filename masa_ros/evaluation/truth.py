@@ -7,7 +7,6 @@ YouTube-VIS, BURST-like), scalabel json (BDD100K), and folders of PNG id masks (
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco
 
 from masa_ros.errors import SourceError
+from masa_ros.images import natural_order
 from masa_ros.masks import crop, mask_from_coco_rle
 from masa_ros.tracks_file import FORMAT, TrackedFrame, read_tracks
 from masa_ros.types import Instances, Mask, TrackState
@@ -290,9 +290,7 @@ def _scalabel(
 
 def _png_folder(path: Path, found: Sequence[TrackedFrame]) -> list[TrackedFrame]:
     """Read images of ids, 8 or 16 bits: 0 is background; their names or their order pair them."""
-    files = sorted(path.glob('*.png'), key=lambda f: [
-        (int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', f.name)
-    ])  # fmt: skip
+    files = natural_order(path.glob('*.png'))
     if not files:
         raise SourceError(f'{path} is a folder without PNG files')
     places = _Places(path, found)

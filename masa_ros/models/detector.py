@@ -236,8 +236,7 @@ class Detector:
         They come back all and in their order, with masks where the model draws them and they had
         none ("detect and track anything", paper section 3.2.3).
         """
-        boxes = torch.from_numpy(np.ascontiguousarray(given.boxes)) * _scale(encoded.view)
-        boxes = boxes.to(self.device)
+        boxes = self._scaled(given.boxes, encoded.view)
         pooled = self.pool(encoded.features, boxes)
         masks = given.masks
         if masks is None and self._draws_masks:
@@ -252,14 +251,18 @@ class Detector:
         proposals missed is found by whoever knows where to look.
         """
         features, view = encoded
-        scaled = torch.from_numpy(np.ascontiguousarray(boxes)) * _scale(view)
-        asked = clip_boxes(scaled.to(self.device), view.rows, view.columns)
+        asked = clip_boxes(self._scaled(boxes, view), view.rows, view.columns)
         refined, scores = self.head(features, view, asked)
         pooled = self.pool(features, refined)
         there, masks = self._instances(encoded, refined, scores), None
         if self._draws_masks:
             masks = self._masks(encoded, refined, pooled, there.boxes)
         return dataclasses.replace(there, embeddings=self._embed(pooled), masks=masks)
+
+    def _scaled(self, boxes: NDArray[np.float32], view: View) -> Tensor:
+        """Bring boxes (N, 4) from pixels of the image to network pixels."""
+        scaled = torch.from_numpy(np.ascontiguousarray(boxes)) * _scale(view)
+        return scaled.to(self.device)
 
     @property
     def _draws_masks(self) -> bool:

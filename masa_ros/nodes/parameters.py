@@ -12,7 +12,7 @@ from masa_ros.errors import ConfigError
 from masa_ros.models.detector import DetectorConfig
 from masa_ros.nodes.qos import PROFILES
 from masa_ros.pipeline import PipelineConfig
-from masa_ros.tracking import ASSOCIATIONS, AnyConfig, ReleasedConfig, TrackerConfig
+from masa_ros.tracking import ASSOCIATIONS, ReleasedConfig, TrackerConfig, make_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,17 +253,9 @@ class Settings:
             else values[field.name]
             for field in dataclasses.fields(DetectorConfig)
         }
-        config = PipelineConfig(DetectorConfig(**detector), _tracker_config(values))
+        tracker = make_config(values['association'], values.__getitem__, 'released.')
+        config = PipelineConfig(DetectorConfig(**detector), tracker)
         return cls(config, values)
-
-
-def _tracker_config(values: dict[str, Any]) -> AnyConfig:
-    if values['association'] == 'robot':
-        names = [field.name for field in dataclasses.fields(TrackerConfig)]
-        return TrackerConfig(**{name: values[name] for name in names})
-    names = [field.name for field in dataclasses.fields(ReleasedConfig) if field.name != 'rules']
-    chosen = {name: values[f'released.{name}'] for name in names}
-    return ReleasedConfig(rules=values['association'], **chosen)
 
 
 def overrides(config: PipelineConfig) -> dict[str, Any]:

@@ -10,15 +10,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from masa_ros.errors import ConfigError, ImageError, SourceError
-from masa_ros.evaluation import metrics
-from masa_ros.evaluation.page import page
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.models.detector import DetectorConfig
 from masa_ros.pipeline import Pipeline, PipelineConfig
 from masa_ros.replay import tracker_options
 from masa_ros.replay.detections import GivenDetections, read_detections
+from masa_ros.replay.evaluate import report
 from masa_ros.replay.recorder import Recorder
-from masa_ros.replay.sources import Source, images_of, open_source
+from masa_ros.replay.sources import Source, open_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,13 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise SourceError(f'{arguments.source}: nothing could be tracked: {reasons}')
     if arguments.ground_truth:
         truth = read_truth(arguments.ground_truth, recorder.frames, arguments.video)
-        scores = metrics.evaluate(recorder.frames, truth)
-        more |= scores.rounded()
-        print(metrics.table(scores))
-        pairs, _ = metrics.pair(recorder.frames, truth)
         look = arguments.output / 'evaluation.html'
-        look.write_text(page(pairs, scores, images_of(source), str(arguments.source)))
-        print(f'  look at {look}')
+        more |= report(recorder.frames, truth, look, source, str(arguments.source)).rounded()
     summary = recorder.summary(latencies, **more)
     print(
         f'{summary["frames_tracked"]} images, {summary["frames_refused"]} refused, '

@@ -6,19 +6,16 @@ import argparse
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from masa_ros.errors import ConfigError, ImageError, SourceError
 from masa_ros.evaluation import metrics
 from masa_ros.evaluation.page import page
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.replay import tracker_options
-from masa_ros.replay.sources import images_of, open_source
-from masa_ros.tracks_file import read_tracks
+from masa_ros.replay.sources import Source, images_of, open_source
+from masa_ros.tracks_file import TrackedFrame, read_tracks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,19 +63,32 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         found = read_tracks(arguments.tracks)
         truth = read_truth(arguments.ground_truth, found, arguments.video)
-        scores = metrics.evaluate(found, truth)
-        print(metrics.table(scores))
+        source = None
+        if arguments.page and arguments.images:
+            source = open_source(arguments.images, arguments.topic, arguments.fps)
+        scores = report(found, truth, arguments.page, source, str(arguments.tracks))
         figures = dataclasses.asdict(scores)
-        if arguments.page:
-            pairs, _ = metrics.pair(found, truth)
-            images: Iterable[NDArray[np.uint8] | None] = ()
-            if arguments.images:
-                images = images_of(open_source(arguments.images, arguments.topic, arguments.fps))
-            arguments.page.write_text(page(pairs, scores, images, str(arguments.tracks)))
-            print(f'  look at {arguments.page}')
     if arguments.output:
         arguments.output.write_text(json.dumps(figures, indent=1) + '\n')
     return 0
+
+
+def report(
+    found: Sequence[TrackedFrame],
+    truth: Sequence[TrackedFrame],
+    look: Path | None,
+    source: Source | None,
+    title: str,
+) -> metrics.Scores:
+    """Score tracks, print the figures and write the page where one is wanted."""
+    pairs, similarity = metrics.pair(found, truth)
+    scores = metrics.score(pairs, similarity)
+    print(metrics.table(scores))
+    if look is not None:
+        images = images_of(source) if source is not None else ()
+        look.write_text(page(pairs, scores, images, title))
+        print(f'  look at {look}')
+    return scores
 
 
 def _palindrome(arguments: argparse.Namespace) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader, AnyReaderError
 
 from masa_ros.errors import ImageError, SourceError
-from masa_ros.images import rgb_from_compressed, rgb_from_image
+from masa_ros.images import natural_order, rgb_from_compressed, rgb_from_image
 from masa_ros.replay.bags import COMPRESSED_TYPE, IMAGE_TYPE, typestore
 from masa_ros.types import Frame
 
@@ -121,12 +120,8 @@ class FolderSource:
     """A folder of images, in natural order: frame 10 comes after frame 9."""
 
     def __init__(self, path: Path, fps: float = 0.0) -> None:
-        def natural(file: Path) -> list[tuple[int, str]]:
-            parts = re.split(r'(\d+)', file.name)
-            return [(int(part), '') if part.isdigit() else (-1, part) for part in parts]
-
         files = (p for p in path.iterdir() if p.suffix.lower() in _IMAGES)
-        self.files = sorted(files, key=natural)
+        self.files = natural_order(files)
         if not self.files:
             raise SourceError(
                 f'{path} is no bag and holds no images ({", ".join(sorted(_IMAGES))})'

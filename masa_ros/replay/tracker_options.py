@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from masa_ros.tracking import ASSOCIATIONS, AnyConfig, ReleasedConfig, TrackerConfig
+from masa_ros.tracking import ASSOCIATIONS, AnyConfig, ReleasedConfig, TrackerConfig, make_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def config_from(arguments: argparse.Namespace) -> AnyConfig:
     """Return the tracker's options; raises ConfigError naming one that means nothing."""
-    if arguments.association == 'robot':
-        return TrackerConfig(**_chosen(arguments, TrackerConfig, ''))
-    chosen = _chosen(arguments, ReleasedConfig, 'released_')
-    return ReleasedConfig(rules=arguments.association, **chosen)
+    return make_config(arguments.association, lambda name: getattr(arguments, name), 'released_')
 
 
 def _add(group: Any, config: AnyConfig, prefix: str) -> None:
@@ -40,10 +37,3 @@ def _add(group: Any, config: AnyConfig, prefix: str) -> None:
         else:
             kind = type(field.default)
             group.add_argument(option, type=kind, default=field.default, help='(%(default)s)')
-
-
-def _chosen(
-    arguments: argparse.Namespace, kind: type[TrackerConfig] | type[ReleasedConfig], prefix: str
-) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(kind) if field.name != 'rules']
-    return {name: getattr(arguments, prefix + name) for name in names}

@@ -38,6 +38,11 @@ def ious(a: Boxes, b: Boxes) -> Boxes:
     return shared
 
 
+def overlaps_with_better(boxes: Boxes) -> Boxes:
+    """Return the largest IoU (N,) of each box with any that comes before it; 0 for the first."""
+    return np.asarray(np.tril(ious(boxes, boxes), k=-1).max(axis=1, initial=0))
+
+
 def centres(boxes: Boxes) -> Boxes:
     """Return the centres (N, 2)."""
     return (boxes[:, :2] + boxes[:, 2:]) / 2

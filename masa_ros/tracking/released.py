@@ -133,11 +133,7 @@ class ReleasedTracker:
 
         Ids count from 1 and are never given twice. There are neither tentative nor lost tracks.
         """
-        finite = (
-            np.isfinite(detections.boxes).all(axis=1)
-            & np.isfinite(detections.embeddings).all(axis=1)
-            & np.isfinite(detections.scores)
-        )
+        finite = detections.finite
         self.rejected += int((~finite).sum())
         found = detections[finite]
         size = self.memory.embeddings.shape[1]
@@ -217,7 +213,7 @@ class ReleasedTracker:
     def _duplicates(self, boxes: Array, scores: Array) -> NDArray[np.bool_]:
         """Boxes that overlap any better one too much, dropped ones included."""
         config = self.config
-        overlap = np.tril(geometry.ious(boxes, boxes), k=-1).max(axis=1, initial=0)
+        overlap = geometry.overlaps_with_better(boxes)
         if config.rules == 'tao':
             return (scores < config.distractor_score_thr) & (overlap > config.distractor_nms_thr)
         low = scores < config.obj_score_thr
@@ -290,7 +286,7 @@ class ReleasedTracker:
         memory.last_frame = np.concatenate((memory.last_frame, np.full(len(fresh), frame)))
         memory.first_ns = np.concatenate((memory.first_ns, np.full(len(fresh), stamp_ns)))
         if config.rules == 'bdd':
-            overlap = np.tril(geometry.ious(boxes, boxes), k=-1).max(axis=1, initial=0)
+            overlap = geometry.overlaps_with_better(boxes)
             alone = (ids == -1) & (overlap <= config.nms_backdrop_iou_thr)
             memory.backdrops.insert(0, (boxes[alone], embeddings[alone], labels[alone]))
             del memory.backdrops[config.memo_backdrop_frames :]

@@ -172,11 +172,7 @@ class Tracker:
 
     def _clean(self, detections: Instances) -> Instances:
         """Finite detections, best first, without duplicates."""
-        finite = (
-            np.isfinite(detections.boxes).all(axis=1)
-            & np.isfinite(detections.embeddings).all(axis=1)
-            & np.isfinite(detections.scores)
-        )
+        finite = detections.finite
         self.rejected += int((~finite).sum())
         order = np.flatnonzero(finite)
         order = order[np.argsort(-detections.scores[order], kind='stable')]
@@ -447,8 +443,8 @@ class Tracker:
         )
         order = np.flatnonzero(good)
         order = order[np.argsort(-there.scores[order], kind='stable')]
-        overlap = np.tril(geometry.ious(there.boxes[order], there.boxes[order]), k=-1)
-        order = order[(overlap <= config.distractor_nms_thr).all(axis=1)]
+        overlap = geometry.overlaps_with_better(there.boxes[order])
+        order = order[overlap <= config.distractor_nms_thr]
         there, rows = there[order], rows[order]
         self._move(memory, rows, there, stamp_ns)
         memory.states[rows] = TrackState.COASTED
