@@ -11,7 +11,7 @@ setup(
     description='Segment and track everything in a camera stream, for ROS 2',
     license='Apache-2.0',
     packages=find_packages(include=['masa_ros', 'masa_ros.*']),
-    package_data={'masa_ros': ['py.typed', 'weights/*']},
+    package_data={'masa_ros': ['py.typed', 'weights/*', 'engines/calibration/*']},
     python_requires='>=3.10',
     install_requires=[
         'av',

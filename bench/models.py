@@ -86,21 +86,22 @@ def stages(name: str) -> dict[str, Any]:
     row['backbone'], maps = median(lambda: network.backbone(x))
     row['pyramid'], levels = median(lambda: network.pyramid(maps.maps))
     row['fusion'], _ = median(lambda: network.fusion(levels))
-    features = detector.features(x)
-    row['embed'], _ = median(lambda: network.embed(detector.pool(features, boxes)))
+    encoded = detector.encode_tensor(x, view)[0]
+    row['embed'], _ = median(lambda: detector.look(encoded, boxes))
     with released_operators():
         row['backbone_released'] = row['backbone']
         if isinstance(network.backbone, SamEncoder):  # the others have nothing to replace
             row['backbone_released'], _ = median(lambda: network.backbone(x), 1)
         row['fusion_released'], _ = median(lambda: network.fusion(levels), 1)
         expected = network.fusion(network.pyramid(network.backbone(x).maps))
-    worst = max(float((a - b).abs().max() / b.std()) for a, b in zip(features.levels, expected))
+    levels = [encoded.tensors[key] for key in detector.stages['image'].levels]
+    worst = max(float((a - b).abs().max() / b.std()) for a, b in zip(levels, expected))
     row['difference'] = worst
     row['total'] = sum(row[k] for k in ('backbone', 'pyramid', 'fusion', 'embed'))
     replaced = row['backbone_released'] + row['fusion_released']
     row['total_released'] = row['total'] - row['backbone'] - row['fusion'] + replaced
     row['ratio'] = row['total_released'] / row['total']
-    row['proposals'], _ = median(lambda: detector.detect(features, view))
+    row['proposals'], _ = median(lambda: detector.refine(encoded, detector.propose(encoded)))
     return row
 
 
@@ -115,7 +116,7 @@ def everything() -> list[dict[str, Any]]:
     image = cv2.resize(skimage.data.astronaut(), (640, 480))
     x, view = detector.preprocess(image)
     encode, _ = median(lambda: network.backbone(x), 1)
-    adapt, features = median(lambda: detector.features(x), 1)
+    adapt, (encoded,) = median(lambda: detector.encode_tensor(x, view), 1)
 
     encoder = network.backbone
     forward = type(encoder).forward
@@ -133,13 +134,16 @@ def everything() -> list[dict[str, Any]]:
         corner = rng.uniform(0, 0.7, (count, 2)) * (640, 480)
         size = rng.uniform(0.05, 0.5, (count, 2)) * (640, 480)
         boxes = np.hstack((corner, np.minimum(corner + size, (640, 480)))).astype(np.float32)
-        given = torch.from_numpy(boxes) * torch.tensor([*view.scale, *view.scale])
-        index = torch.zeros(count, dtype=torch.long)
+        given = Instances(
+            boxes=boxes,
+            scores=np.ones(count, np.float32),
+            labels=np.full(count, -1, np.int32),
+            embeddings=np.zeros((count, 0), np.float32),
+        )
 
-        def ours(given=given, boxes=boxes, index=index) -> Any:  # type: ignore[no-untyped-def]
-            detector.detect(features, view)
-            logits = network.masks(features.detail, None, given, index)
-            return network.masks.place(logits, boxes, view)
+        def ours(given: Instances = given) -> Any:
+            detector.refine(encoded, detector.propose(encoded))
+            return detector.complete(encoded, given).masks
 
         seconds, placed = median(ours)
         rows.append(

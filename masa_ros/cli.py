@@ -15,6 +15,7 @@ _COMMANDS = (
     ('replay', 'track a bag, a video or a folder of frames', 'masa_ros.replay.command'),
     ('evaluate', 'compare tracks with the truth', 'masa_ros.replay.evaluate'),
     ('demo', 'show everything on a generated recording', 'masa_ros.replay.demo'),
+    ('engines', 'build, list, verify and clear compiled engines', 'masa_ros.engines.command'),
     ('weights', 'list, fetch and verify the published weights', 'masa_ros.download'),
     ('train', 'train a model on a folder of unlabelled images', 'masa_ros.training.command'),
 )

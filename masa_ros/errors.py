@@ -27,5 +27,9 @@ class WeightsError(MasaError):
     """A weights file is missing, corrupt, or belongs to another model."""
 
 
+class EngineError(MasaError):
+    """A stage of a network cannot be compiled, or what was compiled does not run."""
+
+
 class SourceError(MasaError):
     """A recording (bag, video, folder, tracks file) cannot be read."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from masa_ros.engines.prepare import EngineConfig, Engines
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.tracking import AnyConfig, AnyTracker, TrackerConfig, make_tracker
 from masa_ros.types import Frame, Instances
@@ -19,24 +21,34 @@ class PipelineConfig:
 
     detector: DetectorConfig = dataclasses.field(default_factory=DetectorConfig)
     tracker: AnyConfig = dataclasses.field(default_factory=TrackerConfig)
+    engines: EngineConfig = dataclasses.field(default_factory=EngineConfig)
 
 
 class Pipeline:
     """Segment and track everything in a stream of frames of one camera.
 
     ``detector`` and ``tracker`` can be used and replaced on their own; a detector holds no
-    state between frames, so that several pipelines may share one.
+    state between frames, so that several pipelines may share one. With ``engines`` the detector
+    is compiled for the image sizes that it meets.
     """
 
-    def __init__(self, detector: Detector, tracker: AnyTracker) -> None:
+    def __init__(
+        self, detector: Detector, tracker: AnyTracker, engines: Engines | None = None
+    ) -> None:
         self.detector = detector
         self.tracker = tracker
+        self.engines = engines
         self.timings_ms: dict[str, float] = {}
         """Milliseconds of the last frame's stages: ``detect`` and ``associate``."""
 
     @classmethod
-    def build(cls, config: PipelineConfig) -> Pipeline:
-        """Load the model and make an empty track memory.
+    def build(
+        cls, config: PipelineConfig, log: Callable[[str], None] = lambda text: None
+    ) -> Pipeline:
+        """Load the model, prepare its engines and make an empty track memory.
+
+        Engines wait for the first image where the configuration does not tell its size; ``log``
+        takes lines about them.
 
         Raises
         ------
@@ -45,9 +57,13 @@ class Pipeline:
 
         """
         detector = Detector.load(config.detector)
+        engines = Engines(detector, config.engines, log)
+        width, height = engines.camera or (640, 480)
+        if engines.camera:
+            engines.meet(height, width)
         # The first real image must not wait for kernels to be chosen and memory to be taken.
-        detector(np.zeros((480, 640, 3), np.uint8))
-        return cls(detector, make_tracker(config.tracker))
+        detector(np.zeros((height, width, 3), np.uint8))
+        return cls(detector, make_tracker(config.tracker), engines)
 
     def __call__(self, frame: Frame, given: Instances | None = None) -> Instances:
         """Return the tracks of this frame; frames must come in the order of their stamps.
@@ -56,7 +72,9 @@ class Pipeline:
         """
         probing = 0.0
         start = time.perf_counter()
-        encoded = self.detector.encode(frame.image)
+        if self.engines is not None:
+            self.engines.meet(*frame.image.shape[:2])
+        encoded = self.detector.encode([frame.image])[0]
 
         def probe(boxes: NDArray[np.float32]) -> Instances:
             nonlocal probing

@@ -243,12 +243,12 @@ def _compare_image(
         if i == 0:
             maps('adapter1_block0', levels)
     maps('adapter1', levels)
-    features = detector.features(x)
+    encoded = detector.encode_tensor(x, view)[0]
 
     scale = torch.tensor([*view.scale, *view.scale])
     given = torch.from_numpy(inputs[f'{prefix}boxes']) * scale
     report.close(label + 'boxes', given, theirs('track.boxes_scaled'), 0.01, relative=False)
-    pooled = detector.pool(features, given)
+    pooled, _ = detector.look(encoded, given)
     near('track.roi_feats_sub', pooled[:, ::16])
     embeddings = network.embed(pooled)
     near('track.embeddings', embeddings, 1e-4)
@@ -274,7 +274,8 @@ def _compare_image(
     maps('rpn_cls', logits)
     maps('rpn_reg', deltas)
     model = detector.model
-    boxes, score, level = network.proposals.candidates(logits, deltas, model.candidates)
+    boxes, score = network.proposals.candidates(logits, deltas, model.candidates)
+    level = network.proposals.candidate_levels(logits, model.candidates)
     proposals, scores = select_proposals(
         boxes[0], score[0], level, view[2:], model.proposal_nms_iou, model.proposals
     )
@@ -287,11 +288,11 @@ def _compare_image(
         0.995,
     )
     for key, chosen in (('given', given), ('prop', torch.from_numpy(theirs('rpn.boxes')))):
-        cls, reg = network.boxes(detector.pool(features, chosen))
+        cls, reg = network.boxes(detector.look(encoded, chosen)[0])
         near(f'roi.{key}_cls', cls)
         near(f'roi.{key}_reg', reg)
     low = DetectorConfig(model=model.name, score_threshold=0.0001, max_instances=50)
-    own, stored = detector.propose(features, view), torch.from_numpy(theirs('rpn.boxes'))
+    own, stored = detector.propose(encoded), torch.from_numpy(theirs('rpn.boxes'))
     for key, config in (('det', DetectorConfig(model=model.name)), ('det_low', low)):
         detector.configure(config)
         theirs(f'{key}.labels')  # all 0: one class
@@ -299,7 +300,7 @@ def _compare_image(
         # apart, which a thin box feels. Where that was looked into (masa_gdino, a box 4 pixels
         # wide) the scores were 4e-6 and 7e-6 on either side of a run in float64.
         for what, proposals, limit in (('', stored, 1e-5), (' of own proposals', own, 2e-5)):
-            found, scores = detector.refine(features, view, proposals)
+            found, scores = detector.refine(encoded, proposals)
             report.boxes(
                 f'{label}{key}{what}',
                 (found / scale).numpy(),
@@ -310,7 +311,7 @@ def _compare_image(
                 limit,
             )
     if sam:
-        _compare_masks(report, detector, near, theirs, features.detail, view, label)
+        _compare_masks(report, detector, near, theirs, encoded.tensors['detail'], view, label)
     # Each with the tracker of its released configuration, in its first frame.
     rules = ReleasedConfig('bdd', 0.5, 0.3, 0.6) if sam else ReleasedConfig('tao', 1e-4, 1e-4)
     found = [inputs[f'{prefix}{key}'] for key in ('boxes', 'scores')]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +19,11 @@ from masa_ros.errors import ConfigError, ImageError
 from masa_ros.models import checkpoints
 from masa_ros.models.configs import ModelConfig
 from masa_ros.models.files import MODEL_FILES, fingerprint, locate
-from masa_ros.models.heads import clip_boxes, decode_boxes, select_proposals
+from masa_ros.models.heads import clip_boxes, select_proposals
 from masa_ros.models.masks import View, distinct
-from masa_ros.models.network import Features, MasaNetwork
+from masa_ros.models.network import MasaNetwork
+from masa_ros.models.precision import PRECISIONS, storage
+from masa_ros.models.stages import Eager, Run, at_once, stages_of
 from masa_ros.models.zoo import model_config
 from masa_ros.types import Instances, Mask
 
@@ -38,7 +41,7 @@ class DetectorConfig:
     model: name in the zoo.
     weights: path of a weights file; '' takes the one the zoo knows.
     device: 'auto', 'cpu', 'cuda' or 'cuda:N'.
-    precision: 'auto', 'fp32' or 'fp16'.
+    precision: 'auto', 'fp32', 'fp16' or 'mixed', see ``masa_ros.models.precision``.
     input_size: long side of the network input in pixels, 0 for the model's own.
     score_threshold: instances below it are not returned; 0..1.
     nms_iou: of two boxes that overlap more, the better scored stays; 0..1.
@@ -114,10 +117,19 @@ def normalise(images: Tensor) -> Tensor:
 
 
 class Encoded(NamedTuple):
-    """What the network's image part made of one image."""
+    """What the network's image part made of one image.
 
-    features: Features
+    Attributes
+    ----------
+    tensors: outputs of the stage 'image' by name, see ``masa_ros.models.stages``.
+    view: how the image lies in the network input.
+    run: the stages that go on with them.
+
+    """
+
+    tensors: dict[str, Tensor]
     view: View
+    run: Mapping[str, Run]
 
 
 class Detector:
@@ -126,6 +138,9 @@ class Detector:
     Attributes
     ----------
     device: where it runs, for example 'cpu' or 'cuda:0'.
+    stages: the pieces of the network as modules, by name.
+    engines: what runs them for a network input of (height, width); sizes that are not in it are
+        run eagerly.
 
     """
 
@@ -136,12 +151,15 @@ class Detector:
         self.config = config
         self.device = device
         self.weights = 'random'
-        self.half = config.precision == 'fp16' or (
-            config.precision == 'auto' and device.startswith('cuda')
-        )
+        self.precision = config.precision
+        if config.precision == 'auto':
+            self.precision = 'fp16' if device.startswith('cuda') else 'fp32'
         self.network = network.eval().to(device).to(memory_format=torch.channels_last)
-        if self.half:
-            self.network = self.network.half()
+        PRECISIONS[self.precision](self.network)
+        self.stages = stages_of(self.network, model)
+        dtype = storage(self.precision)
+        self.eager = {name: Eager(stage, dtype) for name, stage in self.stages.items()}
+        self.engines: dict[tuple[int, int], Mapping[str, Run]] = {}
 
     @classmethod
     def load(cls, config: DetectorConfig) -> Detector:
@@ -157,10 +175,13 @@ class Detector:
         """
         model = model_config(config.model)
         device = choose_device(config.device)
-        if config.precision not in ('auto', 'fp32', 'fp16'):
-            raise ConfigError(f"precision is '{config.precision}'; it must be auto, fp32 or fp16")
-        if config.precision == 'fp16' and device.type == 'cpu':
-            raise ConfigError('precision fp16 needs a CUDA device; on the CPU take fp32 or auto')
+        if config.precision not in ('auto', *PRECISIONS):
+            choices = ', '.join(('auto', *PRECISIONS))
+            raise ConfigError(f"precision is '{config.precision}'; it must be one of: {choices}")
+        if config.precision in ('fp16', 'mixed') and device.type == 'cpu':
+            raise ConfigError(
+                f'precision {config.precision} needs a CUDA device; on the CPU take fp32 or auto'
+            )
         if model.fixed_size and config.input_size not in (0, model.input_size):
             raise ConfigError(
                 f'input_size is {config.input_size}; {model.name} takes only {model.input_size}'
@@ -180,7 +201,7 @@ class Detector:
             'weights': self.weights,
             'parameters': sum(p.numel() for p in self.network.parameters()),
             'device': self.device,
-            'precision': 'fp16' if self.half else 'fp32',
+            'precision': self.precision,
         }
 
     def configure(self, config: DetectorConfig) -> None:
@@ -196,38 +217,52 @@ class Detector:
             When the array is not such an image.
 
         """
-        encoded = self.encode(image)
+        encoded = self.encode([image])[0]
         return self.find(encoded) if given is None else self.complete(encoded, given)
 
     @torch.inference_mode()
-    def encode(self, image: NDArray[np.uint8]) -> Encoded:
-        """Run the image part of the network on an (H, W, 3) uint8 RGB image.
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Encoded]:
+        """Run the image part of the network on (H, W, 3) uint8 RGB images, in one batch.
 
         Raises
         ------
         ImageError
-            When the array is not such an image.
+            When an array is not such an image, or the images have not all one size.
 
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-            raise ImageError(f'expected (H, W, 3) uint8 pixels, got {image.shape} {image.dtype}')
-        tensor, view = self.preprocess(image)
-        return Encoded(self.features(tensor), view)
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+                raise ImageError(
+                    f'expected (H, W, 3) uint8 pixels, got {image.shape} {image.dtype}'
+                )
+            if image.shape != images[0].shape:
+                raise ImageError(f'a batch of images {image.shape} and {images[0].shape}')
+        tensors, views = zip(*(self.preprocess(image) for image in images))
+        return self.encode_tensor(torch.cat(tensors), views[0])
+
+    def encode_tensor(self, tensor: Tensor, view: View) -> list[Encoded]:
+        """Do the same with what ``preprocess`` made: (B, 3, H, W), all of one view."""
+        run = self.engines.get((tensor.shape[2], tensor.shape[3]), self.eager)
+        made = run['image'](images=tensor)
+        return [
+            Encoded({name: value[i : i + 1] for name, value in made.items()}, view, run)
+            for i in range(len(tensor))
+        ]
 
     @torch.inference_mode()
     def find(self, encoded: Encoded) -> Instances:
         """Return everything in the image, best score first."""
-        features, view = encoded
-        boxes, scores, pooled = self.detect(features, view)
+        boxes, scores = self.refine(encoded, self.propose(encoded))
         found, masks = self._instances(encoded, boxes, scores), None
+        pooled, embeddings = self.look(encoded, boxes)
         if self._draws_masks:
             masks = self._masks(encoded, boxes, pooled, found.boxes)
             limit = _choose(self.model.mask_share, self.config.mask_share)
             if limit < 1:
-                kept = distinct(masks, view.height, view.width, limit)
-                found, pooled = found[kept], pooled[torch.from_numpy(kept)]
+                kept = distinct(masks, encoded.view.height, encoded.view.width, limit)
+                found, embeddings = found[kept], embeddings[kept]
                 masks = tuple(masks[i] for i in kept)
-        return dataclasses.replace(found, embeddings=self._embed(pooled), masks=masks)
+        return dataclasses.replace(found, embeddings=embeddings, masks=masks)
 
     @torch.inference_mode()
     def complete(self, encoded: Encoded, given: Instances) -> Instances:
@@ -237,11 +272,11 @@ class Detector:
         none ("detect and track anything", paper section 3.2.3).
         """
         boxes = self._scaled(given.boxes, encoded.view)
-        pooled = self.pool(encoded.features, boxes)
+        pooled, embeddings = self.look(encoded, boxes)
         masks = given.masks
         if masks is None and self._draws_masks:
             masks = self._masks(encoded, boxes, pooled, given.boxes)
-        return dataclasses.replace(given, embeddings=self._embed(pooled), masks=masks)
+        return dataclasses.replace(given, embeddings=embeddings, masks=masks)
 
     @torch.inference_mode()
     def probe(self, encoded: Encoded, boxes: NDArray[np.float32]) -> Instances:
@@ -250,14 +285,14 @@ class Detector:
         The boxes, pixels of the image, take the place of proposals, so that an object which the
         proposals missed is found by whoever knows where to look.
         """
-        features, view = encoded
+        view = encoded.view
         asked = clip_boxes(self._scaled(boxes, view), view.rows, view.columns)
-        refined, scores = self.head(features, view, asked)
-        pooled = self.pool(features, refined)
+        refined, scores = self.judge(encoded, asked)
+        pooled, embeddings = self.look(encoded, refined)
         there, masks = self._instances(encoded, refined, scores), None
         if self._draws_masks:
             masks = self._masks(encoded, refined, pooled, there.boxes)
-        return dataclasses.replace(there, embeddings=self._embed(pooled), masks=masks)
+        return dataclasses.replace(there, embeddings=embeddings, masks=masks)
 
     def _scaled(self, boxes: NDArray[np.float32], view: View) -> Tensor:
         """Bring boxes (N, 4) from pixels of the image to network pixels."""
@@ -272,12 +307,27 @@ class Detector:
         self, encoded: Encoded, boxes: Tensor, pooled: Tensor, placed: NDArray[np.float32]
     ) -> tuple[Mask | None, ...]:
         """Masks of boxes in network pixels, which are ``placed`` in the image."""
-        head = self.network.masks
-        logits = head(encoded.features.detail, pooled, boxes, _first_image(boxes))
-        return tuple(head.place(logits, placed, encoded.view))
+        (logits,) = self._per_box('masks', encoded, boxes, pooled=pooled)
+        return tuple(self.network.masks.place(logits, placed, encoded.view))
 
-    def _embed(self, pooled: Tensor) -> NDArray[np.float32]:
-        return np.asarray(self.network.embed(pooled).float().cpu().numpy())
+    def _per_box(
+        self, name: str, encoded: Encoded, boxes: Tensor, **others: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Run a stage on any number of boxes, as many at once as it takes."""
+        stage = self.stages[name]
+        tensors = {key: encoded.tensors[key] for key in stage.inputs if key in encoded.tensors}
+        most = at_once(name, self.device)
+        parts = []
+        # Without boxes the stage runs on one that is thrown away: it knows the shapes.
+        rows = {'boxes': boxes, **others}
+        if not len(boxes):
+            rows = {key: value.new_zeros((1, *value.shape[1:])) for key, value in rows.items()}
+        for start in range(0, len(rows['boxes']), most):
+            some = {key: value[start : start + most] for key, value in rows.items()}
+            parts.append(encoded.run[name](**some, **tensors))
+        return tuple(
+            torch.cat([part[key] for part in parts])[: len(boxes)] for key in stage.outputs
+        )
 
     def _instances(self, encoded: Encoded, boxes: Tensor, scores: Tensor) -> Instances:
         """Instances without masks and embeddings from boxes in network pixels."""
@@ -305,35 +355,25 @@ class Detector:
         step = model.pad_multiple
         padded = F.pad(normalise(tensor), (0, -columns % step, 0, -rows % step))
         view = View(height, width, rows, columns)
-        return padded.half() if self.half else padded, view
+        return padded, view
 
-    def features(self, tensor: Tensor) -> Features:
-        """Image part of the network: (1, 3, H, W) from ``preprocess`` -> features."""
-        return self.network(tensor)
-
-    def pool(self, features: Features, boxes: Tensor) -> Tensor:
-        """Features (N, C, 7, 7) of boxes (N, 4) in network pixels."""
-        return self.network.pool(features.levels, boxes, _first_image(boxes))
-
-    def detect(self, features: Features, view: View) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes (N, 4) in network pixels, scores (N,), features (N, C, 7, 7) of them."""
-        boxes, scores = self.refine(features, view, self.propose(features, view))
-        return boxes, scores, self.pool(features, boxes)
-
-    def propose(self, features: Features, view: View) -> Tensor:
+    def propose(self, encoded: Encoded) -> Tensor:
         """Return the best boxes (N, 4) of the proposal head in network pixels."""
-        head, model = self.network.proposals, self.model
-        logits, deltas = head(features.levels)
-        candidates, score, level = head.candidates(logits, deltas, model.candidates)
-        shape = (view.rows, view.columns)
+        model, view, tensors = self.model, encoded.view, encoded.tensors
+        levels = [tensors[key] for key in self.stages['image'].levels]
         return select_proposals(
-            candidates[0], score[0], level, shape, model.proposal_nms_iou, model.proposals
+            tensors['candidates'][0],
+            tensors['logits'][0],
+            self.network.proposals.candidate_levels(levels, model.candidates),
+            (view.rows, view.columns),
+            model.proposal_nms_iou,
+            model.proposals,
         )[0]
 
-    def refine(self, features: Features, view: View, proposals: Tensor) -> tuple[Tensor, Tensor]:
+    def refine(self, encoded: Encoded, proposals: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the box head keeps of proposals (N, 4): boxes (M, 4), scores (M,)."""
         model, config = self.model, self.config
-        boxes, scores = self.head(features, view, proposals)
+        boxes, scores = self.judge(encoded, proposals)
         large = ((boxes[:, 2:] - boxes[:, :2]) >= model.min_side).all(1)
         kept = large & (scores > _choose(model.score_threshold, config.score_threshold))
         boxes, scores = boxes[kept], scores[kept]
@@ -341,11 +381,15 @@ class Detector:
         best = torchvision.ops.nms(boxes, scores, _choose(model.nms_iou, config.nms_iou))[:limit]
         return boxes[best], scores[best]
 
-    def head(self, features: Features, view: View, proposals: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(self, encoded: Encoded, proposals: Tensor) -> tuple[Tensor, Tensor]:
         """Run the box head: (N, 4) -> better boxes (N, 4) inside the image, scores (N,)."""
-        cls, reg = self.network.boxes(self.pool(features, proposals))
-        boxes = decode_boxes(proposals, reg, self.network.boxes.STDS)
-        return clip_boxes(boxes, view.rows, view.columns), cls.float().softmax(1)[:, 0]
+        boxes, scores = self._per_box('boxes', encoded, proposals)
+        return clip_boxes(boxes, encoded.view.rows, encoded.view.columns), scores
+
+    def look(self, encoded: Encoded, boxes: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
+        """Features (N, C, 7, 7) and embeddings (N, E) of boxes (N, 4) in network pixels."""
+        pooled, embeddings = self._per_box('looks', encoded, boxes)
+        return pooled, np.asarray(embeddings.cpu().numpy())
 
 
 def _choose(own: float, chosen: float | None) -> float:
@@ -355,8 +399,3 @@ def _choose(own: float, chosen: float | None) -> float:
 def _scale(view: View) -> Tensor:
     """Network pixels per image pixel, for boxes."""
     return torch.tensor([*view.scale, *view.scale], dtype=torch.float32)
-
-
-def _first_image(boxes: Tensor) -> Tensor:
-    """Index of the image of each box in a batch of one."""
-    return torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)

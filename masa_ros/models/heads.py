@@ -90,27 +90,33 @@ class ProposalHead(nn.Module):
 
     def candidates(
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], per_level: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Decode the best ``per_level`` anchors of every level.
 
         Returns
         -------
-        boxes (B, K, 4) xyxy network pixels, not clipped; logits (B, K); level (K,) int64. K is
-        fixed by the sizes of the maps alone.
+        boxes (B, K, 4) float32 xyxy network pixels, not clipped; logits (B, K) float32. K is fixed
+        by the sizes of the maps alone; ``candidate_levels`` tells which level each comes from.
 
         """
         sizes = [(x.shape[2], x.shape[3]) for x in logits]
-        all_boxes, all_logits, all_levels = [], [], []
+        all_boxes, all_logits = [], []
         anchors = self.anchors(sizes, logits[0].device)
-        for i, (anchor, logit, delta) in enumerate(zip(anchors, logits, deltas)):
-            logit = logit.permute(0, 2, 3, 1).flatten(1)
+        for anchor, logit, delta in zip(anchors, logits, deltas):
+            logit = logit.permute(0, 2, 3, 1).flatten(1).float()
             delta = delta.permute(0, 2, 3, 1).reshape(len(delta), -1, 4)
             score, index = logit.topk(min(per_level, logit.shape[1]), dim=1)
             chosen = delta.gather(1, index[..., None].expand(-1, -1, 4))
             all_boxes.append(decode_boxes(anchor[index], chosen, self.STDS))
             all_logits.append(score)
-            all_levels.append(torch.full((score.shape[1],), i, device=score.device))
-        return torch.cat(all_boxes, 1), torch.cat(all_logits, 1), torch.cat(all_levels)
+        return torch.cat(all_boxes, 1), torch.cat(all_logits, 1)
+
+    @staticmethod
+    def candidate_levels(levels: Sequence[Tensor], per_level: int) -> Tensor:
+        """Level (K,) int64 of the ``candidates`` of maps (B, C, H_l, W_l)."""
+        counts = [min(per_level, 3 * x.shape[2] * x.shape[3]) for x in levels]
+        device = levels[0].device
+        return torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(counts)])
 
 
 def select_proposals(
@@ -120,7 +126,7 @@ def select_proposals(
 
     Parameters
     ----------
-    boxes, logits, level: of one image, from ``ProposalHead.candidates``.
+    boxes, logits, level: of one image, see ``ProposalHead.candidates``.
     shape: (height, width) of the image in network pixels, without padding.
 
     Returns

@@ -82,6 +82,7 @@ class BoxMasks(nn.Module):
     """
 
     SIZE = 28
+    reads_pooled = True
 
     def __init__(self, config: MaskConfig, finest: int, channels: int) -> None:
         super().__init__()

@@ -55,8 +55,7 @@ def _build(config: NetworkConfig) -> tuple[nn.Module, nn.Module, nn.Module | Non
 class MasaNetwork(nn.Module):
     """Image part (``forward``) and box part (``pool`` and the heads) of one model.
 
-    Between the two stand top-k and non-maximum suppression, which have no static form: see
-    ``masa_ros.models.detector``.
+    ``masa_ros.models.stages`` cuts it into the pieces that run between top-k and suppression.
     """
 
     def __init__(self, config: NetworkConfig) -> None:

@@ -18,12 +18,12 @@ from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
 from masa_ros.models.configs import SamConfig
+from masa_ros.models.forms import portable
 from masa_ros.models.layers import FeaturePyramid, Stages
 from masa_ros.models.masks import View, place_frames
 from masa_ros.types import Mask
 
 _PATCH = 16
-_BOXES_AT_ONCE = 16  # bounds the decoder's memory: 20 MB a box in fp32
 _BIAS_VALUES = 1 << 24  # bounds the encoder's: the positions' share of the attention logits
 
 
@@ -45,6 +45,22 @@ class FusedAttention(EncoderAttention):
         by_column = get_rel_pos(width, width, self.rel_pos_w)
         rows = torch.einsum('bnhwc,hkc->bnhwk', grid, by_row).contiguous()
         columns = torch.einsum('bnhwc,wkc->bnhwk', grid, by_column).contiguous()
+        if portable():
+            logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+            logits = logits.view(batch, heads, tokens, height, width)
+            logits = logits + rows.flatten(2, 3)[..., None] + columns.flatten(2, 3)[..., None, :]
+            parts = [logits.flatten(3).softmax(-1) @ value]
+        else:
+            parts = self._fused(query, key, value, rows, columns)
+        seen = torch.cat(parts, 1).transpose(1, 2).reshape(batch, height, width, channels)
+        return self.proj(seen)
+
+    @staticmethod
+    def _fused(
+        query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor
+    ) -> list[Tensor]:
+        """Attend a few heads at a time."""
+        batch, heads, tokens = query.shape[:3]
         parts = []
         few = max(1, _BIAS_VALUES // (batch * tokens * tokens))
         for first in range(0, heads, few):
@@ -56,8 +72,7 @@ class FusedAttention(EncoderAttention):
                     query[:, some], key[:, some], value[:, some], attn_mask=bias
                 )
             )
-        seen = torch.cat(parts, 1).transpose(1, 2).reshape(batch, height, width, channels)
-        return self.proj(seen)
+        return parts
 
 
 class SamEncoder(ImageEncoderViT):
@@ -126,6 +141,8 @@ class SamMasks(nn.Module):
     side are folded into the few prompt tokens, and upscaling runs on rows of channels.
     """
 
+    reads_pooled = False
+
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
         side = config.image_size // _PATCH
@@ -147,7 +164,9 @@ class SamMasks(nn.Module):
         """Return the image embedding (B, 256, S / 16, S / 16) as it is."""
         return detail
 
-    def forward(self, embedding: Tensor, pooled: Tensor, boxes: Tensor, image: Tensor) -> Tensor:
+    def forward(
+        self, embedding: Tensor, pooled: Tensor | None, boxes: Tensor, image: Tensor
+    ) -> Tensor:
         """Draw the mask of every box.
 
         Parameters
@@ -162,17 +181,18 @@ class SamMasks(nn.Module):
         (N, S / 4, S / 4) logits over the whole network input, padding included.
 
         """
-        parts = []
-        for start in range(0, len(boxes), _BOXES_AT_ONCE):
-            few = slice(start, start + _BOXES_AT_ONCE)
-            shared = embedding if len(embedding) == 1 else embedding[image[few]]
-            sparse = self.prompt_encoder._embed_boxes(boxes[few]).to(embedding.dtype)
-            dense = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
-            parts.append(self.decode(shared, sparse, dense)[0][:, 0])
-        if not parts:
-            side = 4 * embedding.shape[-1]
-            return embedding.new_zeros((0, side, side))
-        return torch.cat(parts)
+        if embedding.shape[0] > 1:
+            embedding = embedding[image]
+        dense = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        sparse = self._corners(boxes).to(embedding.dtype)
+        return self.decode(embedding, sparse, dense)[0][:, 0]
+
+    def _corners(self, boxes: Tensor) -> Tensor:
+        """Tokens (N, 2, C) of the two corners of boxes (N, 4)."""
+        prompts = self.prompt_encoder
+        corners = ((boxes + 0.5) / prompts.input_image_size[0]).view(-1, 2, 2)
+        kinds = torch.cat([prompts.point_embeddings[i].weight for i in (2, 3)])
+        return prompts.pe_layer._pe_encoding(corners) + kinds.float()
 
     def place(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> list[Mask | None]:
         """Bring logits to the pixels of the image; see ``masks.place_frames``."""
@@ -197,10 +217,12 @@ class SamMasks(nn.Module):
         """
         decoder, transformer = self.mask_decoder, self.mask_decoder.transformer
         height, width = embedding.shape[-2:]
+        # Rows of channels: (P, C) as long as one image serves all prompts, (N, P, C) afterwards.
         image = (embedding + dense).flatten(2).transpose(1, 2)
-        position = self.prompt_encoder.get_dense_pe().to(image.dtype).flatten(2).transpose(1, 2)
+        image = image[0] if image.shape[0] == 1 else image
+        position = self.prompt_encoder.get_dense_pe().to(image.dtype)[0].flatten(1).T
         own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))
-        prompt = torch.cat((own.expand(len(sparse), -1, -1), sparse), 1)
+        prompt = torch.cat((own.expand(sparse.shape[0], -1, -1), sparse), 1)
 
         tokens = prompt
         for layer in transformer.layers:
@@ -235,7 +257,10 @@ class SamMasks(nn.Module):
         """
         first, norm, activation, second, _ = self.mask_decoder.output_upscaling
         x = _split_rows(image, first)
-        x = activation(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
+        # In float32 whatever the precision: squares overflow in half, see ``precision.halve``.
+        scale, shift = norm.weight.float(), norm.bias.float()
+        normed = F.layer_norm(x.float(), x.shape[-1:], scale, shift, norm.eps)
+        x = activation(normed.to(x.dtype))
         x = activation(_split_rows(x, second))
         logits = kernels @ x.flatten(1, -2).transpose(1, 2)
         logits = logits.view(*logits.shape[:2], height, width, 2, 2, 2, 2)
@@ -266,7 +291,7 @@ def _read_image(attention: Attention, tokens: Tensor, keys: Tensor, values: Tens
     Parameters
     ----------
     tokens: (N, T, C) queries.
-    keys, values: (1 or N, P, C).
+    keys, values: (P, C) or (N, P, C).
 
     """
     heads = attention.num_heads
@@ -275,7 +300,6 @@ def _read_image(attention: Attention, tokens: Tensor, keys: Tensor, values: Tens
     query = torch.einsum('nthd,hdc->nhtc', query, _per_head(attention.k_proj.weight, heads))
     shape = query.shape
     query = query.flatten(1, 2)
-    keys, values = (x[0] if len(x) == 1 else x for x in (keys, values))
     seen = (query @ keys.transpose(-2, -1)).softmax(-1) @ values
     value = _per_head(attention.v_proj.weight, heads)
     out = torch.einsum('nhtc,hdc->nthd', seen.view(shape), value).flatten(2)
@@ -287,7 +311,7 @@ def _write_image(attention: Attention, queries: Tensor, tokens: Tensor, values: 
 
     Parameters
     ----------
-    queries: (1 or N, P, C) image positions.
+    queries: (P, C) or (N, P, C) image positions.
     tokens, values: (N, T, C).
 
     Returns
@@ -301,7 +325,6 @@ def _write_image(attention: Attention, queries: Tensor, tokens: Tensor, values: 
     bias = torch.einsum('nthd,hd->nht', key, attention.q_proj.bias.unflatten(0, (heads, -1)))
     key = torch.einsum('nthd,hdc->nhtc', key, _per_head(attention.q_proj.weight, heads))
     shape = key.shape
-    queries = queries[0] if len(queries) == 1 else queries
     logits = key.flatten(1, 2) @ queries.transpose(-2, -1)
     weight = (logits.view(*shape[:3], -1) + bias[..., None]).softmax(2).flatten(1, 2)
     value = attention.v_proj(values).unflatten(2, (heads, -1))

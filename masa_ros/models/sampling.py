@@ -13,6 +13,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from masa_ros.models.forms import static
+
 
 def weighted_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """Sum K weighted rows of a table: ``out[m] = sum_k weight[m, k] * table[index[m, k]]``.
@@ -28,7 +30,7 @@ def weighted_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     (M, C) in the dtype of the table.
 
     """
-    if torch.compiler.is_compiling() or table.is_cuda:
+    if table.is_cuda or static():
         # Plain gathers: every compiler converts and fuses them; embedding_bag has no converter.
         rows = table[index[:, 0]] * weight[:, :1].to(table.dtype)
         for k in range(1, index.shape[1]):
@@ -121,9 +123,12 @@ class RoIAlign(nn.Module):
     size: output cells per side.
     strides: of the pyramid levels used, finest first.
     samples: sampling points per cell and side; 0 takes ceil(box side / size) of them as the
-        released MASA models do. That count depends on the data: such a module does not compile.
+        released MASA models do. A compiled module must know how many it reads at most: there it
+        takes ``MOST`` where a box would have more, spread over the cell as they would be.
 
     """
+
+    MOST = 4
 
     def __init__(self, size: int, strides: Sequence[int], samples: int = 2) -> None:
         super().__init__()
@@ -145,7 +150,7 @@ class RoIAlign(nn.Module):
         """
         levels = levels[: len(self.strides)]
         level = roi_levels(boxes, len(levels))
-        if self.samples == 0:
+        if self.samples == 0 and not static():
             return self._adaptive(levels, boxes, image, level)
 
         def choose(values: Sequence[float]) -> Tensor:  # arithmetic, not an index: it converts
@@ -159,16 +164,14 @@ class RoIAlign(nn.Module):
         base = (choose(starts) + image.float() * choose(areas))[:, None, None]
 
         scaled = boxes.float() * choose([1.0 / s for s in self.strides])[:, None] - 0.5
-        points = self.size * self.samples
-        step = (torch.arange(points, device=boxes.device) + 0.5) / points
-        y0, y1, dy, in_y = self._axis(scaled[:, 1], scaled[:, 3], step, height)
-        x0, x1, dx, in_x = self._axis(scaled[:, 0], scaled[:, 2], step, width)
+        y0, y1, dy, in_y = self._axis(scaled[:, 1], scaled[:, 3], height)
+        x0, x1, dx, in_x = self._axis(scaled[:, 0], scaled[:, 2], width)
 
         def grid(y: Tensor, x: Tensor) -> Tensor:
             return (base + y[:, :, None] * width[:, :, None] + x[:, None, :]).long()
 
         def product(y: Tensor, x: Tensor) -> Tensor:
-            return (y * in_y)[:, :, None] * (x * in_x)[:, None, :] / self.samples**2
+            return (y * in_y)[:, :, None] * (x * in_x)[:, None, :]
 
         index = torch.stack((grid(y0, x0), grid(y0, x1), grid(y1, x0), grid(y1, x1)), -1)
         weight = torch.stack(
@@ -176,20 +179,30 @@ class RoIAlign(nn.Module):
             -1,
         )
 
-        def by_cell(values: Tensor) -> Tensor:  # (N, P, P, 4) -> (N * size**2, samples**2 * 4)
-            cells = values.view(-1, self.size, self.samples, self.size, self.samples, 4)
-            return cells.permute(0, 1, 3, 2, 4, 5).reshape(-1, 4 * self.samples**2)
+        side = self.samples or self.MOST
+
+        def by_cell(values: Tensor) -> Tensor:  # (N, P, P, 4) -> (N * size**2, side**2 * 4)
+            cells = values.view(-1, self.size, side, self.size, side, 4)
+            return cells.permute(0, 1, 3, 2, 4, 5).reshape(-1, 4 * side**2)
 
         rows = weighted_rows(table, by_cell(index), by_cell(weight))
         return rows.view(-1, self.size, self.size, table.shape[1]).permute(0, 3, 1, 2)
 
-    @staticmethod
     def _axis(
-        low: Tensor, high: Tensor, step: Tensor, size: Tensor
+        self, low: Tensor, high: Tensor, size: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Sample one axis: lower and upper cell, fraction between them, 1 where inside."""
+        """Sample one axis: lower and upper cell, fraction between them, weight."""
+        most = self.samples or self.MOST
+        index = torch.arange(most, device=low.device, dtype=torch.float32)
+        cell = torch.arange(self.size, device=low.device, dtype=torch.float32)
+        count = torch.full_like(low, float(most))
+        if not self.samples:
+            count = ((high - low) / self.size).ceil().clamp(1, most)
+        within = (index + 0.5) / count[:, None]  # of the cell; beyond 1: not a sample
+        step = (cell[:, None] + within[:, None]).flatten(1) / self.size
         position = low[:, None] + (high - low)[:, None] * step
-        inside = ((position >= -1) & (position <= size)).float()
+        weight = ((within < 1).float() / count[:, None]).repeat(1, self.size)
+        inside = ((position >= -1) & (position <= size)).float() * weight
         position = torch.minimum(position.clamp(min=0), size - 1)
         lower = position.floor()
         return lower, torch.minimum(lower + 1, size - 1), position - lower, inside

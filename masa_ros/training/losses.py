@@ -168,7 +168,8 @@ def sample_rois(
     config: LossConfig,
 ) -> Rois:
     """Proposals and the objects themselves, a fixed number an image, positives first."""
-    boxes, scores, level = network.proposals.candidates(logits, deltas, 200)
+    boxes, scores = network.proposals.candidates(logits, deltas, 200)
+    level = network.proposals.candidate_levels(logits, 200)
     parts = []
     for i, target in enumerate(targets):
         proposed, _ = select_proposals(boxes[i], scores[i], level, shape, 0.7, 200)
