@@ -2,16 +2,19 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test bench parity lint setup setup-dev clean
+.PHONY: demo test bench bench-gpu parity lint setup setup-dev setup-engines clean
 
 demo: setup  ## Track objects through real ROS 2 and write out/demo
 	$(VENV)/masa_ros demo --output out/demo
 
-test: setup-dev  ## Run the whole test suite
+test: setup-engines  ## Run the whole test suite
 	$(VENV)/pytest
 
 bench: setup-dev  ## Print side-by-side tables, write out/bench
 	$(VENV)/python bench/run.py
+
+bench-gpu: setup-dev  ## Every model under every runtime on a GPU; a rehearsal without one
+	$(VENV)/python bench/gpu.py
 
 FIXTURES ?= ../shared/parity
 parity: setup  ## Compare with numbers of the original code: make parity FIXTURES=<dir>
@@ -27,6 +30,9 @@ setup:
 
 setup-dev:
 	@$(PYTHON) tools/setup_wheels.py --dev
+
+setup-engines:  ## Also what builds TensorRT engines, with or without a GPU
+	@$(PYTHON) tools/setup_wheels.py --dev --engines
 
 clean:  ## Remove everything that was made, .venv too
 	rm -rf .venv build install log out

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import rclpy
@@ -53,15 +54,16 @@ class CannedDetector:
         """Return nothing of interest."""
         return {'model': 'canned'}
 
-    def encode(self, image: np.ndarray) -> None:
+    def encode(self, images: list[np.ndarray]) -> list[None]:
         """Do nothing."""
+        return [None] * len(images)
 
     def find(self, encoded: None) -> Instances:
         """Return the objects."""
         return dataclasses.replace(self.found)
 
 
-def canned(config: PipelineConfig) -> Pipeline:
+def canned(config: PipelineConfig, log: Callable[[str], None]) -> Pipeline:
     """Build a pipeline whose network takes no time."""
     return Pipeline(CannedDetector(), Tracker(config.tracker))  # type: ignore[arg-type]
 

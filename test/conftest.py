@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 
 # Before rclpy is imported anywhere. A fresh domain: another test run on this machine, or a robot
 # in the same network, must not be heard. Domains up to 101 have free ports on every system.
@@ -28,6 +29,21 @@ def seeded_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp('weights') / 'nano.safetensors'
     checkpoints.save(network, path, {'model': 'masa_nano'})
     return path
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the table of the engines that were built."""
+    module = sys.modules.get('test_engine_builds')
+    if module is None or not module.TABLE:
+        return
+    terminalreporter.section('TensorRT engines built, all operators converted')
+    terminalreporter.line(
+        f'{"model":36}{"stage":8}{"operators":>10}{"kinds":>7}{"MiB":>8}{"s":>7}'
+    )
+    for case, stage, operators, kinds, size, seconds in module.TABLE:
+        terminalreporter.line(
+            f'{case:36}{stage:8}{operators:10}{kinds:7}{size / 2**20:8.1f}{seconds:7.1f}'
+        )
 
 
 def scene(shift=0, size=(240, 320)):

@@ -2,12 +2,13 @@
 
 TensorRT-RTX itself builds without a driver. torch_tensorrt asks torch for the properties of the
 current device when it is imported and deserialises what it has built; both need a driver and are
-replaced here. Import this before torch_tensorrt.
+replaced here.
 """
 
 import contextlib
 import sys
 import types
+from unittest import mock
 
 import torch
 
@@ -56,30 +57,36 @@ class _TensorRT:
         return _Runtime if name == 'Runtime' else getattr(self._module, name)
 
 
-def import_torch_tensorrt():
-    """Import and prepare torch_tensorrt; raises ImportError where it is not installed."""
+_PRETENDED = {
+    'get_device_capability': lambda *_: (_DEVICE.major, _DEVICE.minor),
+    'current_device': lambda: 0,
+    'get_device_properties': lambda *_: _DEVICE,
+    'get_device_name': lambda *_: _DEVICE.name,
+    'mem_get_info': lambda *_: (20 << 30, 24 << 30),
+    'empty_cache': lambda: None,
+    'synchronize': lambda *_: None,
+    'set_device': lambda *_: None,
+    'device': lambda *_: contextlib.nullcontext(),
+}
+
+
+@contextlib.contextmanager
+def pretended_gpu():
+    """Let torch_tensorrt build; with a real GPU nothing is replaced."""
     if torch.cuda.is_available():
-        import torch_tensorrt
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        for name, function in _PRETENDED.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, function))
+        import torch_tensorrt  # noqa: F401
+        from torch_tensorrt.dynamo.conversion import _TRTInterpreter
 
-        return torch_tensorrt
-    pretended = {
-        'get_device_capability': lambda *_: (_DEVICE.major, _DEVICE.minor),
-        'current_device': lambda: 0,
-        'get_device_properties': lambda *_: _DEVICE,
-        'get_device_name': lambda *_: _DEVICE.name,
-        'mem_get_info': lambda *_: (20 << 30, 24 << 30),
-        'empty_cache': lambda: None,
-        'synchronize': lambda *_: None,
-        'set_device': lambda *_: None,
-        'device': lambda *_: contextlib.nullcontext(),
-    }
-    for name, function in pretended.items():
-        setattr(torch.cuda, name, function)
-    import torch_tensorrt
-    from torch_tensorrt.dynamo.conversion import _TRTInterpreter
-
-    for name, module in list(sys.modules.items()):
-        if name.startswith('torch_tensorrt') and hasattr(module, 'to_torch_device'):
-            module.to_torch_device = lambda *_: torch.device('cpu')
-    _TRTInterpreter.trt = _TensorRT(_TRTInterpreter.trt)
-    return torch_tensorrt
+        for name, module in list(sys.modules.items()):
+            if name.startswith('torch_tensorrt') and hasattr(module, 'to_torch_device'):
+                here = mock.patch.object(module, 'to_torch_device', lambda *_: torch.device('cpu'))
+                stack.enter_context(here)
+        stack.enter_context(
+            mock.patch.object(_TRTInterpreter, 'trt', _TensorRT(_TRTInterpreter.trt))
+        )
+        yield

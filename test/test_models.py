@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from masa_ros.errors import ConfigError, ImageError, WeightsError
-from masa_ros.models import official, sampling
+from masa_ros.models import official
 from masa_ros.models.configs import NetworkConfig, SamConfig, SwinConfig
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.heads import decode_boxes, encode_boxes
@@ -59,14 +59,6 @@ def test_roi_align_equals_torchvision(samples):
             levels[level], roi, 7, 1 / strides[level], samples, aligned=True
         )[0]
         torch.testing.assert_close(pooled[i], expected, atol=1e-4, rtol=1e-4)
-
-
-def test_both_forms_of_weighted_rows_agree(monkeypatch):
-    table, index = torch.randn(50, 8), torch.randint(0, 50, (30, 16))
-    weight = torch.rand(30, 16)
-    eager = sampling.weighted_rows(table, index, weight)
-    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
-    torch.testing.assert_close(sampling.weighted_rows(table, index, weight), eager)
 
 
 def test_box_coding_round_trip():

@@ -17,7 +17,9 @@ from ros_harness import SECOND, Harness, jpeg
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
 
+from masa_ros.engines import runtimes
 from masa_ros.masks import mask_from_msg
+from masa_ros.models.stages import Eager
 from masa_ros.nodes.messages import tracks_from_msg
 from masa_ros.pipeline import Pipeline
 
@@ -160,7 +162,7 @@ def test_an_image_behind_a_newer_one_is_dropped(harness):
 
 
 def test_overload_is_counted_exactly(seeded_weights):
-    def slow(config):
+    def slow(config, log):
         pipeline = Pipeline.build(config)
 
         class Slow:
@@ -193,7 +195,7 @@ def test_overload_is_counted_exactly(seeded_weights):
 
 
 def test_a_model_that_fails_does_not_take_the_node_with_it(seeded_weights, capfd):
-    def fragile(config):
+    def fragile(config, log):
         pipeline = Pipeline.build(config)
 
         class Fragile:
@@ -359,3 +361,93 @@ def test_a_bad_parameter_is_one_line():
     assert result.returncode == 2
     assert 'memo_momentum' in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+class Slow:
+    """A runtime whose engines take a while to build and are eager ones in the end."""
+
+    name, keeps = 'compile', False
+
+    def missing(self, device):
+        return ''
+
+    def version(self):
+        return '1'
+
+    def build(self, stage, inputs):
+        time.sleep(0.8)
+        return b''
+
+    def load(self, stage, data, dtype, device):
+        return Eager(stage, dtype)
+
+
+@pytest.fixture
+def slow_engines(monkeypatch, seeded_weights):
+    monkeypatch.setitem(runtimes.RUNTIMES, 'compile', Slow())
+    return {
+        'weights': str(seeded_weights),
+        'device': 'cpu',
+        'input_size': 192,
+        'runtime': 'compile',
+        'camera_size': '320x240',
+    }
+
+
+def test_a_warm_start_tracks_while_engines_are_built(slow_engines):
+    harness = Harness(slow_engines)
+    try:
+        harness.wait_until_tracking()
+        assert harness.exchange(harness.image(scene()))
+        assert harness.until(lambda: 'building' in harness.report('engines'), 10)
+        assert harness.exchange(harness.image(scene()))
+        assert harness.until(lambda: 'masks compile fp32' in harness.report('engines'), 30)
+        assert harness.exchange(harness.image(scene()))
+        assert harness.report('failed') == '0'
+    finally:
+        harness.close()
+
+
+def test_without_a_warm_start_images_wait_for_the_engines(slow_engines):
+    harness = Harness(slow_engines | {'warm_start': False})
+    try:
+        harness.wait_until_tracking()
+        harness.images.publish(harness.image(scene()))
+        assert harness.until(lambda: harness.tracks, 30)
+        assert harness.until(lambda: 'masks compile fp32' in harness.report('engines'), 10)
+    finally:
+        harness.close()
+
+
+def test_a_node_that_only_builds_ends_when_it_has_built(slow_engines, capfd):
+    harness = Harness(slow_engines | {'build_only': True})
+    try:
+        assert harness.until(harness.node.finished.done, 30)
+        assert harness.node.finished.result() == 0
+        assert not harness.tracks and harness.images.get_subscription_count() == 0
+        assert len(warned(capfd, 'build_only: image compile fp32')) == 1
+    finally:
+        harness.close()
+
+
+def test_only_building_needs_to_know_for_what(seeded_weights):
+    process = subprocess.run(
+        [
+            *(
+                sys.executable,
+                '-m',
+                'masa_ros.cli',
+                'node',
+                '--ros-args',
+                '-p',
+                'build_only:=true',
+            ),
+            *('-p', f'weights:={seeded_weights}'),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd='/',
+    )
+    assert process.returncode == 1
+    assert 'build_only needs camera_size' in process.stdout + process.stderr

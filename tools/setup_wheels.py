@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -74,8 +75,19 @@ def make_venv() -> Path:
 def install(python: Path, requirements: list[Path]) -> None:
     """Install the pinned packages."""
     print('set-up: installing pinned packages (a few minutes, several GB)', flush=True)
-    options = [part for file in requirements for part in ('-r', str(file))]
-    run(python, '-m', 'pip', 'install', '--disable-pip-version-check', *options, log='pip')
+    pip(python, *(part for file in requirements for part in ('-r', str(file))), log='pip')
+
+
+def pip(python: Path, *options: str, log: str) -> None:
+    """Run pip install."""
+    run(python, '-m', 'pip', 'install', '--disable-pip-version-check', *options, log=log)
+
+
+def install_engines(python: Path, requirements: Path) -> None:
+    """Install what builds TensorRT engines."""
+    print('set-up: installing TensorRT-RTX (a minute)', flush=True)
+    options = ('--no-deps', '--no-build-isolation', '-r', str(requirements))
+    pip(python, *options, log='pip-engines')
 
 
 def check_pins(python: Path, requirements: list[Path]) -> None:
@@ -182,7 +194,9 @@ def main() -> int:
     """Run the steps whose inputs changed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--dev', action='store_true', help='also what tests and linters need')
-    dev = parser.parse_args().dev
+    parser.add_argument('--engines', action='store_true', help='also what builds TensorRT engines')
+    arguments = parser.parse_args()
+    dev = arguments.dev
     try:
         check_tools()
         python = make_venv()
@@ -196,6 +210,15 @@ def main() -> int:
             fix_cmake_paths(python)
             done = {'packages': wanted, 'dev': len(files) > 1}
             STAMP.write_text(json.dumps(done))
+        if arguments.engines or done.get('engines'):
+            engines = ROOT / 'requirements-engines.txt'
+            if sys.platform != 'linux' or platform.machine() != 'x86_64':
+                print('set-up: TensorRT-RTX has no wheels for this machine; its tests are skipped')
+            elif done.get('engines') != digest([engines]):
+                install_engines(python, engines)
+                done |= {'engines': digest([engines])}
+                STAMP.write_text(json.dumps(done))
+                files.append(engines)
         check_pins(python, files)
         interface = [ROOT / 'CMakeLists.txt', ROOT / 'package.xml', *ROOT.glob('msg/*.msg')]
         # Sources are linked one by one, so that only a new or removed file needs another build.

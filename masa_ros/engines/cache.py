@@ -1,8 +1,8 @@
 """Engines on disk: private to the user, named by everything they depend on, whole or absent.
 
-One file an engine: a magic line, a JSON line with the record and the SHA-256 of what follows, the
-engine. A file that is not exactly that, or does not belong to the user, is not read: an engine is
-code, and whoever can put one here would have it run.
+One file an engine: a magic line, the SHA-256 of all that follows, a line of JSON that tells what
+it is, the engine. A file that is not exactly that, or does not belong to the user, is not read: an
+engine is code, and whoever can put one here would have it run.
 """
 
 from __future__ import annotations
@@ -106,13 +106,14 @@ class EngineCache:
     def write(self, key: str, stored: Stored) -> Path | None:
         """Store an engine whole or not at all; None where that failed, see ``problem``."""
         self.problem = ''
-        record = stored.record | {'sha256': hashlib.sha256(stored.data).hexdigest()}
+        content = json.dumps(stored.record).encode() + b'\n' + stored.data
+        digest = hashlib.sha256(content).hexdigest().encode()
         temporary = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor, temporary = tempfile.mkstemp(dir=self.folder, suffix='.part')  # 0600
             with os.fdopen(descriptor, 'wb') as file:
-                file.write(_MAGIC + json.dumps(record).encode() + b'\n' + stored.data)
+                file.write(_MAGIC + digest + b'\n' + content)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(self._path(key))
@@ -164,15 +165,9 @@ class EngineCache:
 
 def _parse(content: bytes) -> Stored | None:
     """Take a file apart; None when a byte of it is not what was written."""
-    if not content.startswith(_MAGIC):
+    magic, rest = content[: len(_MAGIC)], content[len(_MAGIC) :]
+    digest, _, rest = rest.partition(b'\n')
+    if magic != _MAGIC or hashlib.sha256(rest).hexdigest().encode() != digest:
         return None
-    header, newline, data = content[len(_MAGIC) :].partition(b'\n')
-    try:
-        record = json.loads(header)
-    except ValueError:
-        return None
-    if not newline or not isinstance(record, dict):
-        return None
-    if hashlib.sha256(data).hexdigest() != record.get('sha256'):
-        return None
-    return Stored(record, data)
+    record, _, data = rest.partition(b'\n')
+    return Stored(json.loads(record), data)

@@ -63,11 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
             weights=arguments.weights,
             device=arguments.device,
             input_size=arguments.input_size,
+            precision=arguments.precision,
         )
     )
     config = EngineConfig(
         runtime=arguments.runtime,
-        precision=arguments.precision,
         warm_start=False,
         camera=arguments.camera_size,
         calibration=arguments.calibration,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from masa_ros.engines import cache, trust
 from masa_ros.engines.cache import EngineCache, Stored
 from masa_ros.engines.runtimes import choose
+from masa_ros.engines.tensorrt import first_line
 from masa_ros.errors import ConfigError, EngineError
 from masa_ros.models.detector import Detector
 from masa_ros.models.precision import PRECISIONS, storage
@@ -35,8 +36,6 @@ class EngineConfig:
     Attributes
     ----------
     runtime: 'auto', 'tensorrt', 'compile' or 'eager'.
-    precision: of the engines, 'auto', 'fp16', 'mixed' or 'fp32'; auto: fp16 on a GPU. What does
-        not agree with float32 is built again in the next higher precision.
     warm_start: run eagerly until the engines are ready, instead of waiting for them.
     camera: size of the images as 'WIDTHxHEIGHT', for which engines are prepared at once; ''
         to see it at the first image.
@@ -45,8 +44,7 @@ class EngineConfig:
 
     """
 
-    runtime: str = 'auto'
-    precision: str = 'auto'
+    runtime: str = 'eager'
     warm_start: bool = True
     camera: str = ''
     calibration: str = ''
@@ -95,6 +93,9 @@ class Prepared(NamedTuple):
 class Engines:
     """Prepare a detector's engines for the image sizes that it meets.
 
+    They are built in the detector's precision; what does not agree with float32 is built again
+    in the next higher one.
+
     Parameters
     ----------
     detector: whose ``engines`` are filled.
@@ -118,12 +119,6 @@ class Engines:
     ) -> None:
         self.detector, self.config, self.log = detector, config, log
         self.runtime = choose(config.runtime, detector.device)
-        self.precision = config.precision
-        if config.precision == 'auto':
-            self.precision = 'fp16' if detector.device.startswith('cuda') else 'fp32'
-        if self.precision not in PRECISIONS:
-            choices = ', '.join(('auto', *PRECISIONS))
-            raise ConfigError(f"precision is '{config.precision}'; it must be one of: {choices}")
         self.camera = _size(config.camera) if config.camera else None
         self.cache = EngineCache(Path(config.folder).expanduser() if config.folder else None)
         self.prepared: tuple[Prepared, ...] = ()
@@ -131,44 +126,60 @@ class Engines:
         self._weights = ''
         self._known: set[tuple[int, int]] = set()
         self._thread: threading.Thread | None = None
-        self._doing = ''
+        self._doing = self._failure = ''
         self._since = 0.0
+        if config.calibration:
+            calibration_images((32, 32), config.calibration)  # better told now than in an hour
 
     def _load_reference(self) -> Detector:
         return Detector.load(dataclasses.replace(self.detector.config, precision='fp32'))
+
+    @property
+    def busy(self) -> bool:
+        """Whether engines are being prepared."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def failed(self) -> bool:
+        """Whether something that should be compiled is run eagerly."""
+        return bool(self._failure) or any(done.runtime == 'eager' for done in self.prepared)
 
     @property
     def status(self) -> str:
         """What is being done, or what runs: one line for diagnostics."""
         if self._doing:
             return f'{self._doing}, {time.monotonic() - self._since:.0f} s'
+        if self._failure:
+            return f'eager: {self._failure}'
         if not self.prepared:
             return 'eager'
         return ', '.join(f'{p.stage} {p.runtime} {p.precision}' for p in self.prepared)
 
     def meet(self, height: int, width: int) -> None:
-        """Have engines for images of this size: at once, or later with ``warm_start``.
+        """Have engines for images of this size: now, or a while after with ``warm_start``.
 
-        Costs nothing for a size that was met before.
+        Costs nothing for a size that was met before. What fails is logged: the detector can
+        always go on eagerly.
         """
-        if self.runtime.name == 'eager' or (height, width) in self._known:
+        size = (height, width)
+        if self.runtime.name == 'eager':
             return
-        if not self.config.warm_start:
-            self.prepare(height, width)
-        elif self._thread is None or not self._thread.is_alive():
-            # One size at a time: a camera that changes its mind is met again with its next image.
+        # One size at a time: a camera that changes its mind is met again with its next image.
+        if size not in self._known and not self.busy:
+            self._known.add(size)
             self._thread = threading.Thread(
-                target=self._prepare_quietly, args=(height, width), name='engines', daemon=True
+                target=self._prepare_quietly, args=size, name='engines', daemon=True
             )
             self._thread.start()
+        if self._thread is not None and not self.config.warm_start:
+            self._thread.join()
 
     def _prepare_quietly(self, height: int, width: int) -> None:
         try:
             self.prepare(height, width)
-        except Exception as error:  # the detector goes on eagerly, whatever it was
-            self._known.add((height, width))
-            self._doing = ''
-            self.log(f'no engines, running eagerly: {type(error).__name__}: {error}')
+        except Exception as error:
+            self._failure = f'{type(error).__name__}: {error}'
+            self.log(f'no engines, PyTorch runs eagerly: {self._failure}')
 
     def prepare(self, height: int, width: int) -> tuple[Prepared, ...]:
         """Take the engines for images of this size from disk or build them, and put them to use.
@@ -179,8 +190,6 @@ class Engines:
             When the float32 network that engines are checked against cannot be loaded.
 
         """
-        # The same thread may meet the size again while its engines are being built.
-        self._known.add((height, width))
         if self.runtime.name == 'eager':
             return ()
         blank = np.zeros((height, width, 3), np.uint8)
@@ -219,7 +228,7 @@ class Engines:
             'runtime': self.runtime.name,
             'version': self.runtime.version(),
             'gpu': gpu,
-            'precision': self.precision,
+            'wanted': self.detector.precision,
             'input': shape,
             'limits': trust.LIMITS,
         }
@@ -257,16 +266,17 @@ class Engines:
 
     def _build(self, name: str, workshop: _Workshop) -> tuple[Prepared, Run, bytes]:
         """Build in the wanted precision or the next one that agrees."""
+        samples = workshop.samples
         self._since, notes = time.monotonic(), []
         try:
-            for precision in _at_least(self.precision, name):
+            for precision in _at_least(self.detector.precision, name):
                 self._doing = f'building {name} ({self.runtime.name} {precision})'
                 self.log(self._doing)
                 try:
                     data, run = workshop.build(name, precision)
-                    measures = trust.compare(name, run, workshop.samples)
-                except EngineError as error:
-                    notes.append(f'{precision} failed: {error}')
+                    measures = trust.compare(name, run, samples)
+                except (EngineError, RuntimeError) as error:  # RuntimeError: all that torch raises
+                    notes.append(f'{precision} failed: {first_line(error)}')
                     continue
                 wrong = [str(measure) for measure in measures if not measure.good]
                 if wrong:

@@ -38,7 +38,7 @@ def export(stage: Stage, inputs: Sequence[Tensor]) -> torch.export.ExportedProgr
         with portable_forms(), torch.no_grad():
             return torch.export.export(stage, tuple(inputs), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # whatever torch says of a graph it cannot trace
-        raise EngineError(f'{stage.name} cannot be exported: {_first_line(error)}') from error
+        raise EngineError(f'{stage.name} cannot be exported: {first_line(error)}') from error
 
 
 class TensorRT:
@@ -56,7 +56,7 @@ class TensorRT:
         try:
             _modules()
         except Exception as error:  # broken in as many ways as there are drivers
-            return f'torch_tensorrt cannot be imported ({_first_line(error)})'
+            return f'torch_tensorrt cannot be imported ({first_line(error)})'
         return ''
 
     def version(self) -> str:
@@ -158,7 +158,8 @@ def _modules() -> tuple[Any, Any]:
     return torch_tensorrt, tensorrt
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error says in one line; torch and TensorRT say pages."""
     text = str(error).strip().splitlines()
     return f'{type(error).__name__}: {text[0][:300]}' if text else type(error).__name__
 
@@ -166,4 +167,4 @@ def _first_line(error: BaseException) -> str:
 def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_line(error)
+    return first_line(error)

@@ -219,7 +219,9 @@ class SamMasks(nn.Module):
         height, width = embedding.shape[-2:]
         # Rows of channels: (P, C) as long as one image serves all prompts, (N, P, C) afterwards.
         image = (embedding + dense).flatten(2).transpose(1, 2)
-        image = image[0] if image.shape[0] == 1 else image
+        if image.shape[0] == 1:
+            # TensorRT-RTX 1.6 does not build the product of a batch with one matrix.
+            image = image.expand(sparse.shape[0], -1, -1) if portable() else image[0]
         position = self.prompt_encoder.get_dense_pe().to(image.dtype)[0].flatten(1).T
         own = torch.cat((decoder.iou_token.weight, decoder.mask_tokens.weight))
         prompt = torch.cat((own.expand(sparse.shape[0], -1, -1), sparse), 1)

@@ -30,6 +30,9 @@ def weighted_rows(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     (M, C) in the dtype of the table.
 
     """
+    # Positions that are no numbers, after an overflow upstream, must not become wild reads: on a
+    # GPU these would take the whole process with them.
+    index = index.clamp(0, table.shape[0] - 1)
     if table.is_cuda or static():
         # Plain gathers: every compiler converts and fuses them; embedding_bag has no converter.
         rows = table[index[:, 0]] * weight[:, :1].to(table.dtype)

@@ -8,8 +8,11 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.lifecycle import LifecycleNode
 
+from masa_ros.engines.prepare import EngineConfig
+from masa_ros.engines.runtimes import RUNTIMES
 from masa_ros.errors import ConfigError
 from masa_ros.models.detector import DetectorConfig
+from masa_ros.models.precision import PRECISIONS
 from masa_ros.nodes.qos import PROFILES
 from masa_ros.pipeline import PipelineConfig
 from masa_ros.tracking import ASSOCIATIONS, ReleasedConfig, TrackerConfig, make_config
@@ -81,9 +84,34 @@ PARAMETERS = (
     Parameter(
         'precision',
         'auto',
-        'arithmetic of the network; auto: fp16 on a GPU, fp32 on a CPU',
-        choices=('auto', 'fp32', 'fp16'),
+        'arithmetic of the network; auto: fp16 on a GPU, fp32 on a CPU; mixed: fp16 for '
+        'convolutions and linear layers alone',
+        choices=('auto', *PRECISIONS),
     ),
+    Parameter(
+        'runtime',
+        'auto',
+        'what runs the network; auto: TensorRT where it is installed, else torch.compile, on a '
+        'CPU eager PyTorch',
+        choices=('auto', *RUNTIMES),
+    ),
+    Parameter(
+        'warm_start',
+        True,
+        'track with eager PyTorch until the engines are built; otherwise wait for them',
+    ),
+    Parameter(
+        'camera_size',
+        '',
+        'size of the images as WIDTHxHEIGHT, for which engines are prepared when the node is '
+        'configured; empty: at the first image',
+    ),
+    Parameter(
+        'calibration',
+        '',
+        'folder of images on which engines are compared with PyTorch, besides built-in ones',
+    ),
+    Parameter('build_only', False, 'prepare the engines for camera_size and end: for installers'),
     Parameter(
         'input_size',
         0,
@@ -254,13 +282,25 @@ class Settings:
             for field in dataclasses.fields(DetectorConfig)
         }
         tracker = make_config(values['association'], values.__getitem__, 'released.')
-        config = PipelineConfig(DetectorConfig(**detector), tracker)
+        if values['build_only'] and not values['camera_size']:
+            raise ConfigError('build_only needs camera_size')
+        engines = EngineConfig(
+            runtime=values['runtime'],
+            warm_start=values['warm_start'] and not values['build_only'],
+            camera=values['camera_size'],
+            calibration=values['calibration'],
+        )
+        config = PipelineConfig(DetectorConfig(**detector), tracker, engines)
         return cls(config, values)
 
 
 def overrides(config: PipelineConfig) -> dict[str, Any]:
     """Return the parameters that make a node run this pipeline."""
     values = dataclasses.asdict(config.detector)
+    engines = dataclasses.asdict(config.engines)
+    values |= {
+        'camera_size' if k == 'camera' else k: v for k, v in engines.items() if k != 'folder'
+    }
     tracker = dataclasses.asdict(config.tracker)
     if isinstance(config.tracker, TrackerConfig):
         values |= {'association': 'robot', **tracker}

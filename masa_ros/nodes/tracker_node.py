@@ -13,6 +13,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.task import Future
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
@@ -47,16 +48,23 @@ class TrackerNode(LifecycleNode):
 
     Parameters
     ----------
-    build: makes the pipeline from its configuration when the node is configured.
+    build: makes the pipeline from its configuration when the node is configured, and logs.
     options: of ``rclpy.node.Node``: context, namespace, parameter_overrides, ...
+
+    Attributes
+    ----------
+    finished: done when the node has nothing more to do, with the exit code of its process.
 
     """
 
     def __init__(
-        self, build: Callable[[PipelineConfig], Pipeline] = Pipeline.build, **options: Any
+        self,
+        build: Callable[[PipelineConfig, Callable[[str], None]], Pipeline] = Pipeline.build,
+        **options: Any,
     ) -> None:
         super().__init__(options.pop('node_name', 'masa_tracker'), **options)
         self._build = build
+        self.finished: Future = Future()
         self._pipeline: Pipeline | None = None
         self._worker: NewestWorker[_Arrival] | None = None
         self._subscription: Any = None
@@ -85,15 +93,27 @@ class TrackerNode(LifecycleNode):
     def _autostart(self) -> None:
         assert self._autostart_timer is not None
         self.destroy_timer(self._autostart_timer)
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        configured = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        if self.get_parameter('build_only').value:
+            self._build_timer = self.create_timer(0.2, self._end_when_built)
+        elif configured:
             self.trigger_activate()
+
+    def _end_when_built(self) -> None:
+        engines = self._pipeline.engines if self._pipeline is not None else None
+        if engines is not None and engines.busy:
+            return
+        self._build_timer.cancel()
+        status = engines.status if engines is not None else 'failed'
+        self.get_logger().info(f'build_only: {status}')
+        self.finished.set_result(0 if engines is not None and not engines.failed else 1)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Read the parameters and load the model."""
         try:
             self._settings = parameters.read(self)
             started = time.monotonic()
-            self._pipeline = self._build(self._settings.pipeline)
+            self._pipeline = self._build(self._settings.pipeline, self.get_logger().info)
         except MasaError as error:
             self.get_logger().error(f'cannot start: {error}')
             return TransitionCallbackReturn.FAILURE
@@ -319,6 +339,8 @@ class TrackerNode(LifecycleNode):
         if pipeline is not None:
             hardware = pipeline.detector.device
             figures |= pipeline.detector.describe()
+            if pipeline.engines is not None:
+                figures['engines'] = pipeline.engines.status
             figures['tracks_in_memory'] = len(pipeline.tracker)
             figures['detections_rejected'] = pipeline.tracker.rejected
         name = self.get_fully_qualified_name().lstrip('/')
@@ -342,10 +364,11 @@ def main(args: list[str] | None = None) -> int:
         print(f'masa_tracker: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return 2
-    executor = SingleThreadedExecutor()
+    executor, code = SingleThreadedExecutor(), 0
     executor.add_node(node)
     try:
-        executor.spin()
+        executor.spin_until_future_complete(node.finished)
+        code = int(node.finished.result() or 0) if node.finished.done() else 0
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
@@ -355,4 +378,4 @@ def main(args: list[str] | None = None) -> int:
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return code

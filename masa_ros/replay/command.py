@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from masa_ros.engines.prepare import EngineConfig
+from masa_ros.engines.runtimes import RUNTIMES
 from masa_ros.errors import ConfigError, ImageError, SourceError
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.models.detector import DetectorConfig
@@ -52,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--no-overlay', action='store_true', help='write no overlay.mp4')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:N (%(default)s)')
+    parser.add_argument(
+        '--runtime',
+        default='eager',
+        choices=('auto', *RUNTIMES),
+        help='what runs the network; engines are built first (%(default)s)',
+    )
     parser.add_argument('--input-size', type=int, default=0, help='long side of the network input')
     parser.add_argument('--score-threshold', type=float, help='of detections, 0..1')
     tracker_options.add_arguments(parser)
@@ -73,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         input_size=arguments.input_size,
         score_threshold=arguments.score_threshold,
     )
-    config = PipelineConfig(detector, tracker)
+    engines = EngineConfig(runtime=arguments.runtime, warm_start=False)  # or no two runs agree
+    config = PipelineConfig(detector, tracker, engines)
     fps = _rate(source)
     with Recorder(arguments.output, arguments.model, fps, not arguments.no_overlay) as recorder:
         if arguments.ros:
@@ -81,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
             latencies, more = play(source, config, recorder, arguments.max_frames)
         else:
-            pipeline = Pipeline.build(config)
+            pipeline = Pipeline.build(config, log=print)
             latencies = replay(
                 source, pipeline, recorder, arguments.max_frames, arguments.realtime, given
             )
