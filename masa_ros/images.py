@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,12 +71,22 @@ _LAYOUTS = {
 }
 SUPPORTED_ENCODINGS = tuple(_LAYOUTS)
 
+# Conversions that only choose channels.
+_AS_VIEWS: dict[int, Callable[[Rgb], Rgb]] = {
+    cv2.COLOR_BGR2RGB: lambda pixels: pixels[:, :, ::-1],
+    cv2.COLOR_RGBA2RGB: lambda pixels: pixels[:, :, :3],
+    cv2.COLOR_BGRA2RGB: lambda pixels: pixels[:, :, 2::-1],
+    cv2.COLOR_GRAY2RGB: lambda pixels: np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3)),
+}
 
-def rgb_from_image(message: Any) -> Rgb:
+
+def rgb_from_image(message: Any, views: bool = False) -> Rgb:
     """Return the pixels (H, W, 3) uint8 RGB of a ``sensor_msgs/Image``.
 
-    ``rgb8`` is a view of the message's memory, everything else is one conversion. 16-bit images
-    keep their upper eight bits. Encodings not known here are given to cv_bridge where the
+    ``rgb8`` is a view of the message's memory, everything else is one conversion. With ``views``
+    so are ``bgr8``, ``rgba8``, ``bgra8`` and ``mono8``, their channels reordered by strides: right
+    for a GPU, which takes the bytes as they are, and slow to read on a CPU. 16-bit images keep
+    their upper eight bits. Encodings not known here are given to cv_bridge where the
     installation has a working one.
 
     Raises
@@ -96,6 +106,8 @@ def rgb_from_image(message: Any) -> Rgb:
         pixels = (pixels >> 8).astype(np.uint8)
     if layout.conversion is None:
         return pixels
+    if views and layout.conversion in _AS_VIEWS:
+        return _AS_VIEWS[layout.conversion](pixels)
     if layout.rows != (1, 1) and (height % 2 or width % 2):
         raise ImageError(
             f'{encoding} needs an even size, the image is {width} x {height} pixels', 'size'

@@ -20,35 +20,6 @@ MASK_NONE = 0
 MASK_COCO_COUNTS = 1
 
 
-def counts_of(mask: Mask) -> NDArray[np.uint32]:
-    """Run lengths of a mask's window, column by column, beginning with background."""
-    flat = mask.pixels.ravel(order='F')
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(np.concatenate(([0], edges, [flat.size])))
-    if flat.size and flat[0]:
-        counts = np.concatenate(([0], counts))
-    return counts.astype(np.uint32)
-
-
-def mask_from_counts(counts: NDArray[np.integer], x: int, y: int, width: int, height: int) -> Mask:
-    """Inverse of ``counts_of``.
-
-    Raises
-    ------
-    ValueError
-        When the run lengths do not add up to width * height.
-
-    """
-    runs = np.asarray(counts, dtype=np.int64)
-    if (runs < 0).any() or runs.sum() != width * height:
-        raise ValueError(
-            f'mask run lengths add up to {runs.sum()}, the window has {width} x {height} pixels'
-        )
-    values = np.arange(len(runs)) % 2 == 1
-    flat = np.repeat(values, runs)
-    return Mask(int(x), int(y), flat.reshape((height, width), order='F'))
-
-
 def mask_from_msg(instance: Any) -> Mask | None:
     """Mask of a ``masa_ros/msg/TrackedInstance``, None where it has none.
 
@@ -64,12 +35,12 @@ def mask_from_msg(instance: Any) -> Mask | None:
         return None
     if instance.mask_encoding != MASK_COCO_COUNTS:
         raise ValueError(f'mask_encoding {instance.mask_encoding} is not known here')
-    return mask_from_counts(
-        np.asarray(instance.mask_counts, dtype=np.uint32),
+    return Mask.from_counts(
         instance.mask_x,
         instance.mask_y,
         instance.mask_width,
         instance.mask_height,
+        np.asarray(instance.mask_counts, dtype=np.uint32),
     )
 
 
@@ -82,9 +53,9 @@ def msg_fields(mask: Mask | None) -> dict[str, Any]:
         'mask_encoding': MASK_COCO_COUNTS,
         'mask_x': mask.x,
         'mask_y': mask.y,
-        'mask_width': mask.pixels.shape[1],
-        'mask_height': mask.pixels.shape[0],
-        'mask_counts': array.array('I', counts_of(mask).tobytes()),
+        'mask_width': mask.width,
+        'mask_height': mask.height,
+        'mask_counts': array.array('I', mask.counts.tobytes()),
     }
 
 

@@ -42,7 +42,7 @@ def draw(image: NDArray[np.uint8], tracks: Instances) -> NDArray[np.uint8]:
         if mask is None or not mask.pixels.size or tracks.states[i] == TrackState.LOST:
             continue
         colour = np.array(colour_of(int(tracks.track_ids[i])))
-        rows, columns = mask.pixels.shape
+        rows, columns = mask.height, mask.width
         window = canvas[mask.y : mask.y + rows, mask.x : mask.x + columns]
         if tracks.states[i] == TrackState.TRACKED:
             tinted = window[mask.pixels] * (1 - _TINT) + colour * _TINT

@@ -39,27 +39,77 @@ class TrackState(enum.IntEnum):
     COASTED = 3
 
 
-class Mask(NamedTuple):
+class Mask:
     """A binary mask as the smallest useful window: a full-size mask is never stored.
+
+    Held as pixels or as run lengths, whichever it was made of; the other is made when asked for.
 
     Attributes
     ----------
     x, y:
         Column and row of the window's top-left pixel in the image.
-    pixels:
-        (h, w) bool, True on the object.
+    width, height:
+        Of the window, pixels.
 
     """
 
-    x: int
-    y: int
-    pixels: NDArray[np.bool_]
+    __slots__ = ('_counts', '_pixels', 'height', 'width', 'x', 'y')
+
+    def __init__(self, x: int, y: int, pixels: NDArray[np.bool_]) -> None:
+        self.x, self.y = x, y
+        self.height, self.width = pixels.shape
+        self._pixels: NDArray[np.bool_] | None = pixels
+        self._counts: NDArray[np.uint32] | None = None
+
+    @classmethod
+    def from_counts(
+        cls, x: int, y: int, width: int, height: int, counts: NDArray[np.integer]
+    ) -> Mask:
+        """Make a mask of run lengths: of the window, column by column, beginning with background.
+
+        Raises
+        ------
+        ValueError
+            When the run lengths do not add up to width * height.
+
+        """
+        runs = np.asarray(counts, dtype=np.int64)
+        if (runs < 0).any() or runs.sum() != width * height:
+            raise ValueError(
+                f'mask run lengths add up to {runs.sum()}, '
+                f'the window has {width} x {height} pixels'
+            )
+        mask = cls.__new__(cls)
+        mask.x, mask.y, mask.width, mask.height = int(x), int(y), int(width), int(height)
+        mask._pixels, mask._counts = None, runs.astype(np.uint32)
+        return mask
+
+    @property
+    def pixels(self) -> NDArray[np.bool_]:
+        """The window (height, width), True on the object."""
+        if self._pixels is None:
+            assert self._counts is not None
+            flat = np.repeat(np.arange(len(self._counts)) % 2 == 1, self._counts)
+            self._pixels = flat.reshape((self.height, self.width), order='F')
+        return self._pixels
+
+    @property
+    def counts(self) -> NDArray[np.uint32]:
+        """Run lengths of the window, column by column, beginning with background."""
+        if self._counts is None:
+            assert self._pixels is not None
+            flat = self._pixels.ravel(order='F')
+            edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+            counts = np.diff(np.concatenate(([0], edges, [flat.size])))
+            if flat.size and flat[0]:
+                counts = np.concatenate(([0], counts))
+            self._counts = counts.astype(np.uint32)
+        return self._counts
 
     def full(self, height: int, width: int) -> NDArray[np.bool_]:
         """Return the mask as (height, width) bool."""
         canvas = np.zeros((height, width), dtype=np.bool_)
-        rows, columns = self.pixels.shape
-        canvas[self.y : self.y + rows, self.x : self.x + columns] = self.pixels
+        canvas[self.y : self.y + self.height, self.x : self.x + self.width] = self.pixels
         return canvas
 
 

@@ -57,15 +57,17 @@ GREYS = {'mono8': GREY, '8UC1': GREY, 'mono16': wide(GREY), '16UC1': wide(GREY)}
 
 @pytest.mark.parametrize('padding', [0, 6])
 @pytest.mark.parametrize('encoding', EXACT)
-def test_colour_images_come_out_exactly(encoding, padding):
-    pixels = rgb_from_image(message(EXACT[encoding], encoding, padding=padding))
+@pytest.mark.parametrize('views', [False, True])
+def test_colour_images_come_out_exactly(encoding, padding, views):
+    pixels = rgb_from_image(message(EXACT[encoding], encoding, padding=padding), views)
     np.testing.assert_array_equal(pixels, RGB)
 
 
 @pytest.mark.parametrize('padding', [0, 6])
 @pytest.mark.parametrize('encoding', GREYS)
-def test_grey_images_come_out_exactly(encoding, padding):
-    pixels = rgb_from_image(message(GREYS[encoding], encoding, padding=padding))
+@pytest.mark.parametrize('views', [False, True])
+def test_grey_images_come_out_exactly(encoding, padding, views):
+    pixels = rgb_from_image(message(GREYS[encoding], encoding, padding=padding), views)
     np.testing.assert_array_equal(pixels, np.dstack([GREY] * 3))
 
 

@@ -12,10 +12,8 @@ from pycocotools import mask as coco
 
 from masa_ros.masks import (
     coco_rle,
-    counts_of,
     crop,
     mask_from_coco_rle,
-    mask_from_counts,
     mask_from_msg,
     msg_fields,
 )
@@ -27,7 +25,7 @@ windows = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_
 @given(windows)
 def test_counts_are_those_of_pycocotools(pixels):
     height, width = pixels.shape
-    counts = counts_of(Mask(0, 0, pixels))
+    counts = Mask(0, 0, pixels).counts
     rle = coco.frPyObjects({'size': [height, width], 'counts': counts.tolist()}, height, width)
     np.testing.assert_array_equal(coco.decode(rle), pixels)
 
@@ -53,6 +51,14 @@ def test_uncompressed_coco_is_read_too():
     np.testing.assert_array_equal(mask.full(2, 3), [[0, 1, 1], [0, 1, 0]])
 
 
+@given(windows)
+def test_run_lengths_and_pixels_are_the_same_mask(pixels):
+    height, width = pixels.shape
+    again = Mask.from_counts(3, 4, width, height, Mask(3, 4, pixels).counts)
+    assert (again.x, again.y, again.width, again.height) == (3, 4, width, height)
+    np.testing.assert_array_equal(again.pixels, pixels)
+
+
 def test_no_mask():
     assert mask_from_msg(SimpleNamespace(**msg_fields(None))) is None
     assert crop(np.zeros((4, 5), bool)).pixels.size == 0
@@ -60,7 +66,7 @@ def test_no_mask():
 
 def test_runs_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match='add up to 5'):
-        mask_from_counts(np.array([2, 3]), 0, 0, 2, 2)
+        Mask.from_counts(0, 0, 2, 2, np.array([2, 3]))
     with pytest.raises(ValueError, match='mask_encoding 9'):
         mask_from_msg(SimpleNamespace(mask_encoding=9))
 

@@ -10,13 +10,24 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from masa_ros.errors import ConfigError, ImageError, WeightsError
-from masa_ros.models import official
+from masa_ros.models import official, packed
 from masa_ros.models.configs import NetworkConfig, SamConfig, SwinConfig
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.heads import decode_boxes, encode_boxes
-from masa_ros.models.masks import BoxMasks, View, distinct, mask_shares
+from masa_ros.models.masks import (
+    BoxMasks,
+    View,
+    covers_of,
+    distinct,
+    mask_shares,
+    place_boxes,
+    place_boxes_packed,
+    place_frames,
+    place_frames_packed,
+)
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.sampling import ModulatedDeformConv, RoIAlign, roi_levels
+from masa_ros.models.upload import to_device
 from masa_ros.models.zoo import model_config
 from masa_ros.types import Mask
 
@@ -145,11 +156,11 @@ def test_masks_follow_their_logits():
     logits[0, :, 14:] = 5  # the right half of the box
     masks, view = BoxMasks(NANO.network.masks, 32, 48), View(100, 100, 100, 100)
     logits = torch.from_numpy(logits)
-    (mask,) = masks.place(logits, np.array([[10.0, 20.0, 66.0, 76.0]], np.float32), view)
+    (mask,) = masks.place(logits, np.array([[10.0, 20.0, 66.0, 76.0]], np.float32), view).masks
     full = mask.full(100, 100)
     assert full[20:76, 38:66].all()
     assert full.sum() == 56 * 28
-    (nothing,) = masks.place(-torch.ones(1, 28, 28), np.array([[0, 0, 9, 9.0]]), view)
+    (nothing,) = masks.place(-torch.ones(1, 28, 28), np.array([[0, 0, 9, 9.0]]), view).masks
     assert nothing is None
 
 
@@ -209,12 +220,16 @@ def test_of_masks_that_claim_the_same_pixels_the_best_stays():
     part = Mask(15, 25, np.ones((12, 12), np.bool_))
     apart = Mask(60, 20, np.ones((40, 30), np.bool_))
     group = Mask(10, 20, np.ones((40, 80), np.bool_))
-    chosen = distinct([whole, part, apart, None, group], 100, 100, 0.6)
+
+    def covers(*masks):
+        return covers_of(masks, 100, 100)
+
+    chosen = distinct(covers(whole, part, apart, None, group), 0.6)
     assert chosen.tolist() == [0, 2, 3]
     hidden = Mask(40, 20, np.ones((40, 30), np.bool_))  # a third of it behind the first
-    assert distinct([whole, hidden], 100, 100, 0.6).tolist() == [0, 1]
-    assert distinct([], 100, 100, 0.6).tolist() == []
-    np.testing.assert_allclose(mask_shares([whole, part], 100, 100), [[1, 1], [1, 1]])
+    assert distinct(covers(whole, hidden), 0.6).tolist() == [0, 1]
+    assert distinct(covers(), 0.6).tolist() == []
+    np.testing.assert_allclose(mask_shares(covers(whole, part)), [[1, 1], [1, 1]])
 
 
 SMALL_SAM = SamConfig(
@@ -248,3 +263,71 @@ def test_the_image_part_exports_with_static_shapes(name):
     program = torch.export.export(network, (torch.zeros(1, 3, *size),), strict=False)
     assert 'torchvision' not in str(program.graph)
     assert 'embedding_bag' not in str(program.graph)
+
+
+def blobs(count, side, seed):
+    """Smooth random logits (count, side, side); the last are all background and all object."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 1, 6, 6, generator=generator)
+    logits = torch.nn.functional.interpolate(coarse, (side, side), mode='bicubic')[:, 0]
+    logits[-2], logits[-1] = -1.0, 1.0
+    return logits
+
+
+def assert_same_masks(found, expected, height, width):
+    assert [m is None for m in found.masks] == [m is None for m in expected.masks]
+    differ = total = 0
+    for ours, theirs in zip(found.masks, expected.masks):
+        if ours is not None:
+            a, b = ours.full(height, width), theirs.full(height, width)
+            differ, total = differ + (a != b).sum(), total + b.sum()
+    assert total > 5000
+    assert differ <= 1e-4 * total  # a logit that is zero within rounding
+    covers = covers_of(found.masks, height, width)
+    torch.testing.assert_close(found.covers, covers)
+
+
+def test_box_masks_placed_at_once_equal_those_placed_one_by_one(monkeypatch):
+    view = View(240, 320, 480, 640)
+    logits = blobs(30, 28, 0)
+    boxes = random_boxes(30, 200).numpy() - 30  # some begin or end outside
+    boxes[3], boxes[4] = (-50, -50, -10, -10), (5, 5, 5.2, 5.1)
+    expected = place_boxes(logits, boxes, view)
+    assert_same_masks(place_boxes_packed(logits, boxes, view), expected, 240, 320)
+    monkeypatch.setattr(packed, '_PIXELS_AT_ONCE', 3000)
+    assert_same_masks(place_boxes_packed(logits, boxes, view), expected, 240, 320)
+    assert place_boxes_packed(logits[:0], boxes[:0], view).masks == []
+
+
+@pytest.mark.parametrize('size', [(480, 640), (1080, 1920), (100, 60)])
+def test_frame_masks_placed_at_once_equal_those_placed_one_by_one(size):
+    height, width = size
+    scale = 256 / max(size)
+    view = View(height, width, round(height * scale), round(width * scale))
+    logits = blobs(12, 64, 1)
+    expected = place_frames(logits, 256, view)
+    whole = np.tile(np.array([0, 0, width, height]), (12, 1))
+    assert_same_masks(place_frames_packed(logits, whole, 256, view), expected, height, width)
+    tight = [
+        (m.x, m.y, m.x + m.width, m.y + m.height) if m is not None else (0, 0, 0, 0)
+        for m in expected.masks
+    ]
+    found = place_frames_packed(logits, np.array(tight), 256, view)
+    assert_same_masks(found, expected, height, width)
+
+
+@pytest.mark.parametrize(
+    'view',
+    [
+        lambda image: image,
+        lambda image: image[:, :, ::-1],
+        lambda image: image[::-1, 3:20, ::-1],
+        lambda image: image[:, :-5, :2],
+        lambda image: np.broadcast_to(image[:, :, :1], image.shape),
+    ],
+)
+def test_views_arrive_on_the_device_as_they_are(view):
+    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    image.flags.writeable = False
+    seen = view(image)
+    np.testing.assert_array_equal(to_device(seen, 'cpu').numpy(), seen)

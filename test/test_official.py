@@ -298,7 +298,7 @@ def test_placed_masks_equal_both_resizings_of_sam(height, width):
     full = F.interpolate(blob, (256, 256), mode='bilinear', align_corners=False)
     full = full[:, :, :rows, :columns]
     full = F.interpolate(full, (height, width), mode='bilinear', align_corners=False)[:, 0]
-    placed = place_frames(blob[:, 0], 256, View(height, width, rows, columns))
+    placed = place_frames(blob[:, 0], 256, View(height, width, rows, columns)).masks
     assert placed[5] is None
     for mask, logits in zip(placed[:5], full[:5]):
         certain = logits.abs() > 1e-4

@@ -352,7 +352,7 @@ def _compare_masks(
     rows, columns = masks.resize_matrices(single.shape[-1], side, view, single.device)
     full = rows @ single @ columns.T
     near('sam.single.mask_logits_sub', full[:, None, ::8, ::8])
-    placed = parts.place(single, boxes.numpy(), view)
+    placed = parts.place(single, boxes.numpy(), view).masks
     area = np.array([[0 if mask is None else mask.pixels.sum()] for mask in placed])
     # A pixel whose logit is zero within rounding may fall on either side.
     report.close(label + 'sam.single.mask_area', area, theirs('sam.single.mask_area'), 3, False)

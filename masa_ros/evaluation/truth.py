@@ -251,7 +251,7 @@ def _mask(shape: Any, frame: TrackedFrame) -> Mask:
 
 def _window(mask: Mask | None) -> tuple[float, float, float, float]:
     assert mask is not None
-    height, width = mask.pixels.shape
+    height, width = mask.height, mask.width
     return mask.x, mask.y, mask.x + width, mask.y + height
 
 

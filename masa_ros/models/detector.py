@@ -20,12 +20,13 @@ from masa_ros.models import checkpoints
 from masa_ros.models.configs import ModelConfig
 from masa_ros.models.files import MODEL_FILES, fingerprint, locate
 from masa_ros.models.heads import clip_boxes, select_proposals
-from masa_ros.models.masks import View, distinct
+from masa_ros.models.masks import Placed, View, distinct
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.precision import PRECISIONS, storage
 from masa_ros.models.stages import Eager, Run, at_once, stages_of
+from masa_ros.models.upload import to_device
 from masa_ros.models.zoo import model_config
-from masa_ros.types import Instances, Mask
+from masa_ros.types import Instances
 
 # ImageNet statistics of 0..255 RGB, as in the released models.
 MEAN = (123.675, 116.28, 103.53)
@@ -88,7 +89,7 @@ def fitted_size(height: int, width: int, long_side: int, short_side: int) -> tup
 
 
 def resize(
-    image: NDArray[np.generic], size: tuple[int, int], antialias: bool, device: str
+    image: NDArray[np.uint8], size: tuple[int, int], antialias: bool, device: str
 ) -> Tensor:
     """Bilinear (h, w, 3) -> (1, 3, *size) on the device.
 
@@ -99,10 +100,7 @@ def resize(
     if device == 'cpu' and not antialias:
         pixels = cv2.resize(image.astype(np.float32), (columns, rows))
         return torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    # torch refuses negative strides and warns of read-only memory; all else is not copied.
-    if not image.flags.writeable or min(image.strides) < 0:
-        image = image.copy()
-    tensor = torch.from_numpy(image).to(device).permute(2, 0, 1)[None]
+    tensor = to_device(image, device).permute(2, 0, 1)[None]
     if tensor.is_cuda:
         tensor = tensor.float()  # bytes are resized as they are only on a CPU
     return F.interpolate(tensor, size, mode='bilinear', align_corners=False, antialias=antialias)
@@ -256,10 +254,11 @@ class Detector:
         found, masks = self._instances(encoded, boxes, scores), None
         pooled, embeddings = self.look(encoded, boxes)
         if self._draws_masks:
-            masks = self._masks(encoded, boxes, pooled, found.boxes)
+            placed = self._masks(encoded, boxes, pooled, found.boxes)
+            masks = tuple(placed.masks)
             limit = _choose(self.model.mask_share, self.config.mask_share)
             if limit < 1:
-                kept = distinct(masks, encoded.view.height, encoded.view.width, limit)
+                kept = distinct(placed.covers, limit)
                 found, embeddings = found[kept], embeddings[kept]
                 masks = tuple(masks[i] for i in kept)
         return dataclasses.replace(found, embeddings=embeddings, masks=masks)
@@ -275,7 +274,7 @@ class Detector:
         pooled, embeddings = self.look(encoded, boxes)
         masks = given.masks
         if masks is None and self._draws_masks:
-            masks = self._masks(encoded, boxes, pooled, given.boxes)
+            masks = tuple(self._masks(encoded, boxes, pooled, given.boxes).masks)
         return dataclasses.replace(given, embeddings=embeddings, masks=masks)
 
     @torch.inference_mode()
@@ -291,7 +290,7 @@ class Detector:
         pooled, embeddings = self.look(encoded, refined)
         there, masks = self._instances(encoded, refined, scores), None
         if self._draws_masks:
-            masks = self._masks(encoded, refined, pooled, there.boxes)
+            masks = tuple(self._masks(encoded, refined, pooled, there.boxes).masks)
         return dataclasses.replace(there, embeddings=embeddings, masks=masks)
 
     def _scaled(self, boxes: NDArray[np.float32], view: View) -> Tensor:
@@ -305,10 +304,12 @@ class Detector:
 
     def _masks(
         self, encoded: Encoded, boxes: Tensor, pooled: Tensor, placed: NDArray[np.float32]
-    ) -> tuple[Mask | None, ...]:
+    ) -> Placed:
         """Masks of boxes in network pixels, which are ``placed`` in the image."""
-        (logits,) = self._per_box('masks', encoded, boxes, pooled=pooled)
-        return tuple(self.network.masks.place(logits, placed, encoded.view))
+        rows = {'pooled': pooled} if 'pooled' in self.stages['masks'].inputs else {}
+        (logits,) = self._per_box('masks', encoded, boxes, **rows)
+        found: Placed = self.network.masks.place(logits, placed, encoded.view)
+        return found
 
     def _per_box(
         self, name: str, encoded: Encoded, boxes: Tensor, **others: Tensor

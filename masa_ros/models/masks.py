@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from masa_ros.models import packed
 from masa_ros.models.configs import MaskConfig
 from masa_ros.models.layers import ConvNorm
 from masa_ros.models.sampling import RoIAlign
@@ -39,37 +41,55 @@ class View(NamedTuple):
         return self.columns / self.width, self.rows / self.height
 
 
-def mask_shares(
-    masks: Sequence[Mask | None], height: int, width: int, step: int = 4
-) -> NDArray[np.float32]:
-    """Return the share (N, N) of the smaller of every two masks that lies in the other.
+class Placed(NamedTuple):
+    """Masks in an image.
 
-    Every ``step``-th pixel of each axis is looked at; a mask that has none of them shares nothing.
+    Attributes
+    ----------
+    masks: one for each box, None where no pixel belongs to the object.
+    covers: (N, cells) float32, 1 where a mask holds the pixel, of every ``STEP``-th pixel of each
+        axis of the image.
+
     """
-    covers = np.zeros((len(masks), -(-height // step), -(-width // step)), np.float32)
+
+    masks: list[Mask | None]
+    covers: Tensor
+
+
+STEP = 4
+
+
+def covers_of(masks: Sequence[Mask | None], height: int, width: int) -> Tensor:
+    """Look at every ``STEP``-th pixel of masks in an image; see ``Placed``."""
+    covers = np.zeros((len(masks), -(-height // STEP), -(-width // STEP)), np.float32)
     for cover, mask in zip(covers, masks):
         if mask is not None:
-            y, x = -mask.y % step, -mask.x % step
-            seen = mask.pixels[y::step, x::step]
-            top, left = (mask.y + y) // step, (mask.x + x) // step
+            y, x = -mask.y % STEP, -mask.x % STEP
+            seen = mask.pixels[y::STEP, x::STEP]
+            top, left = (mask.y + y) // STEP, (mask.x + x) // STEP
             cover[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
-    rows = covers.reshape(len(masks), covers.shape[1] * covers.shape[2])
-    areas = rows.sum(axis=1)
-    smaller = np.minimum(areas[:, None], areas[None])
-    return rows @ rows.T / np.maximum(smaller, 1)
+    return torch.from_numpy(covers.reshape(len(masks), covers.shape[1] * covers.shape[2]))
 
 
-def distinct(
-    masks: Sequence[Mask | None], height: int, width: int, limit: float
-) -> NDArray[np.int64]:
+def mask_shares(covers: Tensor) -> NDArray[np.float32]:
+    """Return the share (N, N) of the smaller of every two masks that lies in the other.
+
+    A mask that holds none of the pixels looked at shares nothing.
+    """
+    areas = covers.sum(1)
+    smaller = torch.minimum(areas[:, None], areas[None])
+    return np.asarray((covers @ covers.T / smaller.clamp(min=1)).cpu().numpy())
+
+
+def distinct(covers: Tensor, limit: float) -> NDArray[np.int64]:
     """Choose the masks, best first, that lie in no better chosen one by more than ``limit``.
 
     A body and its parts, or a group and its members, claim the same pixels: the better scored of
     them stays. Objects that hide each other do not share pixels and all stay.
     """
-    shares = mask_shares(masks, height, width)
+    shares = mask_shares(covers)
     chosen: list[int] = []
-    for i in range(len(masks)):
+    for i in range(len(covers)):
         if not chosen or shares[i, chosen].max() <= limit:
             chosen.append(i)
     return np.array(chosen, np.int64)
@@ -128,22 +148,34 @@ class BoxMasks(nn.Module):
             x = conv(x)
         return self.logits(x)[:, 0]
 
-    def place(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> list[Mask | None]:
+    def place(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> Placed:
         """Bring logits (N, 28, 28) of boxes (N, 4), image pixels, to the pixels of the image.
 
-        The window of a mask is its box, rounded outwards to whole pixels and clipped; None where
-        no pixel belongs to the object.
+        The window of a mask is its box, rounded outwards to whole pixels and clipped.
         """
-        drawn = zip(logits.float().cpu().numpy(), boxes)
-        return [_place_box(logit, box, view.height, view.width) for logit, box in drawn]
+        place = place_boxes_packed if logits.is_cuda else place_boxes
+        return place(logits, boxes, view)
+
+
+def _windows(boxes: NDArray[np.float32], view: View) -> NDArray[np.int64]:
+    """Whole pixels (N, 4) x0 y0 x1 y1 that boxes touch inside the image; none: no area."""
+    limit = np.array([view.width, view.height])
+    low = np.clip(np.floor(boxes[:, :2]), 0, limit)
+    high = np.maximum(np.clip(np.ceil(boxes[:, 2:]), 0, limit), low)
+    return np.hstack((low, high)).astype(np.int64)
+
+
+def place_boxes(logits: Tensor, boxes: NDArray[np.float32], view: View) -> Placed:
+    """Place on a CPU, one mask after the other; see ``BoxMasks.place``."""
+    drawn = zip(logits.float().cpu().numpy(), boxes, _windows(boxes, view).tolist())
+    masks = [_place_box(logit, box, window) for logit, box, window in drawn]
+    return Placed(masks, covers_of(masks, view.height, view.width))
 
 
 def _place_box(
-    logit: NDArray[np.float32], box: NDArray[np.float32], height: int, width: int
+    logit: NDArray[np.float32], box: NDArray[np.float32], window: list[int]
 ) -> Mask | None:
-    x0, y0, x1, y1 = box
-    left, top = max(0, int(np.floor(x0))), max(0, int(np.floor(y0)))
-    right, bottom = min(width, int(np.ceil(x1))), min(height, int(np.ceil(y1)))
+    (x0, y0, x1, y1), (left, top, right, bottom) = box, window
     if right <= left or bottom <= top:
         return None
     # Cell s of the logits covers box pixels [s, s + 1) * side / S; sample pixel centres.
@@ -165,12 +197,46 @@ def _place_box(
     return Mask(left, top, inside) if inside.any() else None
 
 
+def place_boxes_packed(logits: Tensor, boxes: NDArray[np.float32], view: View) -> Placed:
+    """Place on a GPU, all masks at once; see ``BoxMasks.place``."""
+    corners = torch.from_numpy(boxes).to(logits.device)
+    scale = logits.shape[1] / (corners[:, 2:] - corners[:, :2]).clamp(min=1e-3)
+
+    def taps(pixels: packed.Pixels, group: slice) -> tuple[packed.Taps, packed.Taps]:
+        low, by = corners[group, :2][pixels.mask], scale[group][pixels.mask]
+        x = (pixels.x + 0.5 - low[:, 0]) * by[:, 0] - 0.5
+        y = (pixels.y + 0.5 - low[:, 1]) * by[:, 1] - 0.5
+        return packed.box_taps(y, logits.shape[1]), packed.box_taps(x, logits.shape[2])
+
+    return _place_packed(logits, _windows(boxes, view), view, taps)
+
+
+def _place_packed(
+    logits: Tensor,
+    windows: NDArray[np.int64],
+    view: View,
+    taps: Callable[[packed.Pixels, slice], tuple[packed.Taps, packed.Taps]],
+) -> Placed:
+    masks: list[Mask | None] = []
+    covers: list[Tensor] = []
+    for group in packed.groups_of(windows):
+        some = windows[group]
+        pixels = packed.unroll(some, logits.device)
+        inside = packed.sample(logits[group], pixels, *taps(pixels, group))
+        masks += packed.encode(inside, some)
+        covers.append(packed.cover(inside, pixels, len(some), view.height, view.width, STEP))
+    if not covers:
+        return Placed(masks, torch.zeros((0, 1), device=logits.device))
+    return Placed(masks, torch.cat(covers))
+
+
 def _resize_matrix(source: int, target: int, device: torch.device) -> Tensor:
     """(target, source) weights of a bilinear resize of one axis, half-pixel centres."""
     eye = torch.eye(source, device=device)[None, None]
     return F.interpolate(eye, (target, source), mode='bilinear', align_corners=False)[0, 0]
 
 
+@functools.lru_cache(maxsize=8)
 def resize_matrices(
     side: int, frame: int, view: View, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -185,7 +251,14 @@ def resize_matrices(
     return rows, columns
 
 
-def place_frames(logits: Tensor, frame: int, view: View) -> list[Mask | None]:
+@functools.lru_cache(maxsize=8)
+def _resize_taps(side: int, frame: int, view: View, device: torch.device) -> list[packed.Taps]:
+    matrices = resize_matrices(side, frame, view, torch.device('cpu'))
+    taps = (packed.matrix_taps(matrix) for matrix in matrices)
+    return [packed.Taps(*(value.to(device) for value in some)) for some in taps]
+
+
+def place_frames(logits: Tensor, frame: int, view: View) -> Placed:
     """Bring logits over the whole square network input to the pixels of the image.
 
     Only the rows and columns in which a mask can be positive are ever computed.
@@ -197,24 +270,42 @@ def place_frames(logits: Tensor, frame: int, view: View) -> list[Mask | None]:
     view: of the image in it.
 
     """
+    windows = _near(logits, frame, view)
+    if logits.is_cuda:
+        return place_frames_packed(logits, windows, frame, view)
     rows, columns = resize_matrices(logits.shape[-1], frame, view, logits.device)
-    touched_rows, touched_columns = rows != 0, columns != 0
-    positive = logits > 0
-    near_row = (positive.any(2).float() @ touched_rows.T.float() > 0).cpu().numpy()
-    near_column = (positive.any(1).float() @ touched_columns.T.float() > 0).cpu().numpy()
     masks: list[Mask | None] = []
-    for logit, near_y, near_x in zip(logits.float(), near_row, near_column):
-        y, x = np.flatnonzero(near_y), np.flatnonzero(near_x)
-        if not len(y) or not len(x):
-            masks.append(None)
-            continue
-        top, bottom, left, right = int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1
-        window = rows[top:bottom] @ logit @ columns[left:right].T > 0
-        inside = window.cpu().numpy()
+    for logit, (left, top, right, bottom) in zip(logits.float(), windows.tolist()):
+        inside = (rows[top:bottom] @ logit @ columns[left:right].T > 0).numpy()
         y, x = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
         if not len(y):
             masks.append(None)
             continue
         tight = inside[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
         masks.append(Mask(left + int(x[0]), top + int(y[0]), np.ascontiguousarray(tight)))
-    return masks
+    return Placed(masks, covers_of(masks, view.height, view.width))
+
+
+def place_frames_packed(
+    logits: Tensor, windows: NDArray[np.int64], frame: int, view: View
+) -> Placed:
+    """Place on a GPU, all masks at once; windows (N, 4) hold all positive pixels."""
+    rows, columns = _resize_taps(logits.shape[-1], frame, view, logits.device)
+    return _place_packed(
+        logits,
+        windows,
+        view,
+        lambda pixels, _: (packed.pick(rows, pixels.y), packed.pick(columns, pixels.x)),
+    )
+
+
+def _near(logits: Tensor, frame: int, view: View) -> NDArray[np.int64]:
+    """Windows (N, 4) x0 y0 x1 y1 of the image outside which a mask cannot be positive."""
+    rows, columns = resize_matrices(logits.shape[-1], frame, view, logits.device)
+    positive = logits > 0
+    ends = []
+    for matrix, seen in ((columns, positive.any(1)), (rows, positive.any(2))):
+        near = (seen.float() @ (matrix != 0).T.float() > 0).int()  # (N, width), (N, height)
+        low, high = near.argmax(1), near.shape[1] - near.flip(1).argmax(1)
+        ends.append(torch.stack((low, torch.where(near.any(1), high, low)), 1))
+    return torch.stack(ends, 2).flatten(1).cpu().numpy()

@@ -8,7 +8,6 @@ is zero within rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,12 +32,12 @@ class Taps(NamedTuple):
 
     Attributes
     ----------
-    index: (P, T) int64.
+    cells: (P, T) int64.
     weight: (P, T) float32.
 
     """
 
-    index: Tensor
+    cells: Tensor
     weight: Tensor
 
 
@@ -76,10 +75,10 @@ def sample(logits: Tensor, pixels: Pixels, rows: Taps, columns: Taps) -> Tensor:
     _, height, width = logits.shape
     flat, base = logits.reshape(-1).float(), pixels.mask * (height * width)
     value = torch.zeros_like(pixels.mask, dtype=torch.float32)
-    for i in range(rows.index.shape[1]):
-        line = base + rows.index[:, i] * width
-        for j in range(columns.index.shape[1]):
-            value += rows.weight[:, i] * columns.weight[:, j] * flat[line + columns.index[:, j]]
+    for i in range(rows.cells.shape[1]):
+        line = base + rows.cells[:, i] * width
+        for j in range(columns.cells.shape[1]):
+            value += rows.weight[:, i] * columns.weight[:, j] * flat[line + columns.cells[:, j]]
     return value > 0
 
 
@@ -109,7 +108,9 @@ def encode(inside: Tensor, windows: np.ndarray) -> list[Mask | None]:
     return masks
 
 
-def cover(inside: Tensor, pixels: Pixels, count: int, height: int, width: int, step: int) -> Tensor:
+def cover(
+    inside: Tensor, pixels: Pixels, count: int, height: int, width: int, step: int
+) -> Tensor:
     """Mark (count, cells) float32 which of every ``step``-th pixels the masks hold."""
     across = -(-width // step)
     cells = across * -(-height // step)
@@ -141,9 +142,4 @@ def matrix_taps(matrix: Tensor) -> Taps:
 
 def pick(taps: Taps, position: Tensor) -> Taps:
     """Taps of integer positions (P,) out of those of a whole axis."""
-    return Taps(taps.index[position], taps.weight[position])
-
-
-def join(parts: Sequence[list[Mask | None]]) -> list[Mask | None]:
-    """Put the masks of groups behind one another."""
-    return [mask for part in parts for mask in part]
+    return Taps(taps.cells[position], taps.weight[position])

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from masa_ros.models.configs import SamConfig
 from masa_ros.models.forms import portable
 from masa_ros.models.layers import FeaturePyramid, Stages
-from masa_ros.models.masks import View, place_frames
-from masa_ros.types import Mask
+from masa_ros.models.masks import Placed, View, place_frames
 
 _PATCH = 16
 _BIAS_VALUES = 1 << 24  # bounds the encoder's: the positions' share of the attention logits
@@ -194,7 +193,7 @@ class SamMasks(nn.Module):
         kinds = torch.cat([prompts.point_embeddings[i].weight for i in (2, 3)])
         return prompts.pe_layer._pe_encoding(corners) + kinds.float()
 
-    def place(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> list[Mask | None]:
+    def place(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> Placed:
         """Bring logits to the pixels of the image; see ``masks.place_frames``."""
         return place_frames(logits, self.prompt_encoder.input_image_size[0], view)
 

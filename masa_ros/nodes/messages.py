@@ -112,7 +112,7 @@ def label_mask(tracks: Instances, shape: tuple[int, int]) -> NDArray[np.uint16]:
     for i in reversed(range(len(tracks))):
         mask = tracks.masks[i] if tracks.masks is not None else None
         if mask is not None:
-            rows, columns = mask.pixels.shape
+            rows, columns = mask.height, mask.width
             window = labels[mask.y : mask.y + rows, mask.x : mask.x + columns]
             window[mask.pixels] = int(tracks.track_ids[i]) & 0xFFFF
     return labels

@@ -224,8 +224,11 @@ class TrackerNode(LifecycleNode):
             stamp_ns = messages.stamp_to_ns(message.header.stamp)
             if not self._in_time(stamp_ns):
                 return
-            decode = rgb_from_image if isinstance(message, Image) else rgb_from_compressed
-            frame = Frame(decode(message), stamp_ns, message.header.frame_id)
+            if isinstance(message, Image):
+                pixels = rgb_from_image(message, views=pipeline.detector.device != 'cpu')
+            else:
+                pixels = rgb_from_compressed(message)
+            frame = Frame(pixels, stamp_ns, message.header.frame_id)
         except ImageError as error:
             text = f'{self._topic}: image refused: {error}'
             self._statistics.reject(error.cause, text)

@@ -161,7 +161,7 @@ def render(
 def _truth(number: int, stamp_ns: int, ids: NDArray[np.int64], actors: int) -> TrackedFrame:
     visible = [i for i in range(1, actors + 1) if (ids == i).sum() >= _VISIBLE_PIXELS]
     masks = [crop(ids == i) for i in visible]
-    boxes = [(m.x, m.y, m.x + m.pixels.shape[1], m.y + m.pixels.shape[0]) for m in masks]
+    boxes = [(m.x, m.y, m.x + m.width, m.y + m.height) for m in masks]
     instances = Instances(
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         scores=np.ones(len(visible), np.float32),
