@@ -437,6 +437,25 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     assert EngineCache(tmp_path).read('big').data == b'old'
 
 
+# torch.compile, which keeps nothing on disk
+
+
+@pytest.mark.engines
+def test_torch_compile_takes_any_number_of_boxes():
+    reference = detector()
+    encoded = reference.encode([scene()])[0]
+    stage = reference.stages['looks']
+    run = runtimes.RUNTIMES['compile'].load(stage, b'', torch.float32, 'cpu')
+    levels = {name: encoded.tensors[name] for name in stage.inputs[1:]}
+    boxes = torch.tensor([[10.0, 20, 100, 90], [0, 0, 250, 180], [60, 60, 64, 63]])
+    with torch.inference_mode():
+        for count in (3, 1, 2):
+            found = run(boxes=boxes[:count], **levels)
+            expected = reference.eager['looks'](boxes=boxes[:count], **levels)
+            for name in stage.outputs:
+                torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+
+
 # While images come
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from masa_ros.errors import EngineError
 from masa_ros.models.forms import portable_forms
-from masa_ros.models.stages import Run, Stage, at_once
+from masa_ros.models.stages import AT_ONCE, Run, Stage
 
 
 def export(stage: Stage, inputs: Sequence[Tensor]) -> torch.export.ExportedProgram:
@@ -29,7 +29,7 @@ def export(stage: Stage, inputs: Sequence[Tensor]) -> torch.export.ExportedProgr
         When torch.export cannot trace it.
 
     """
-    count = torch.export.Dim('boxes', min=1, max=at_once(stage.name)) if stage.per_box else None
+    count = torch.export.Dim('boxes', min=1, max=AT_ONCE[stage.name]) if stage.per_box else None
     free = [{0: count} if name in stage.rows else {} for name in stage.inputs]
     first, rest = free[0], tuple(free[1:])
     # A stage takes its first input by name and the others as a sequence.
@@ -77,7 +77,7 @@ class TensorRT:
             if name not in stage.rows:
                 described.append(torch_tensorrt.Input(value.shape, dtype=value.dtype))
                 continue
-            most, rest = at_once(stage.name), tuple(value.shape[1:])
+            most, rest = AT_ONCE[stage.name], tuple(value.shape[1:])
             described.append(
                 torch_tensorrt.Input(
                     min_shape=(1, *rest),
@@ -101,17 +101,18 @@ class TensorRT:
 
 
 class _Engine:
-    """An engine ready to run, on the stream that is current when it is called."""
+    """An engine ready to run, in the order of the stream that is current when it is called."""
 
     def __init__(self, stage: Stage, data: bytes, dtype: torch.dtype, device: str) -> None:
         _, tensorrt = _modules()
         self.stage, self.dtype, self.device = stage, dtype, torch.device(device)
         with torch.cuda.device(self.device):
-            runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
-            self._engine = runtime.deserialize_cuda_engine(data)
+            self._runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))
+            self._engine = self._runtime.deserialize_cuda_engine(data)
             if self._engine is None:
                 raise EngineError(f'{stage.name}: TensorRT does not accept the engine')
             self._context = self._engine.create_execution_context()
+            self._stream = torch.cuda.Stream()
         if self._context is None:
             raise EngineError(f'{stage.name}: not enough memory on {device} to run the engine')
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
@@ -133,12 +134,13 @@ class _Engine:
                 shape, dtype = tuple(context.get_tensor_shape(name)), self._dtype(name)
                 found[key] = torch.empty(shape, dtype=dtype, device=self.device)
                 context.set_tensor_address(name, found[key].data_ptr())
-            stream = torch.cuda.current_stream()
-            if not context.execute_async_v3(stream.cuda_stream):
+            # TensorRT synchronises more than it must on the default stream. The current one waits
+            # for ours, so that memory it frees or reuses is not read or written any more.
+            current = torch.cuda.current_stream()
+            self._stream.wait_stream(current)
+            if not context.execute_async_v3(self._stream.cuda_stream):
                 raise EngineError(f'{self.stage.name}: TensorRT failed to run the engine')
-            # The inputs' memory must not be given to others before the engine has read it.
-            for value in values:
-                value.record_stream(stream)
+            current.wait_stream(self._stream)
         return found
 
     def _dtype(self, name: str) -> torch.dtype:

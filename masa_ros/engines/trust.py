@@ -17,7 +17,7 @@ from torch import Tensor
 from masa_ros.models.detector import Detector
 from masa_ros.models.heads import clip_boxes
 from masa_ros.models.masks import View
-from masa_ros.models.stages import Run, at_once
+from masa_ros.models.stages import AT_ONCE, Run
 
 _FEW = 20  # boxes that embeddings and masks are compared of
 _BEST = 100  # candidates that must be found again
@@ -47,10 +47,9 @@ def make_samples(reference: Detector, inputs: Sequence[tuple[Tensor, View]]) -> 
         encoded = reference.encode_tensor(images, view)[0]
         proposals = reference.propose(encoded)
         # An image in which nothing is proposed still tests the engines, with its quarters.
-        proposals = torch.cat((proposals[: at_once('boxes') - 4], _quarters(view).to(proposals)))
+        proposals = torch.cat((proposals[: AT_ONCE['boxes'] - 4], _quarters(view).to(proposals)))
         boxes = clip_boxes(reference.judge(encoded, proposals)[0], view.rows, view.columns)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        few = boxes[(sides >= 2).all(1)]
+        few = boxes[_whole(boxes)]
         few = torch.cat((few[: _FEW - 4], _quarters(view).to(few)))
         asked = {'image': {'images': images}, 'boxes': {'boxes': proposals}}
         asked |= {'looks': {'boxes': few}, 'masks': {'boxes': few}}
@@ -140,9 +139,11 @@ def _image(expected: Tensors, found: Tensors, view: View) -> dict[str, float]:
     maps = [key for key in expected if key not in ('candidates', 'logits')]
     cosines = [float(torch.cosine_similarity(*_flat(expected[k], found[k]))) for k in maps]
     scores, theirs = expected['logits'][0].sigmoid(), found['logits'][0].sigmoid()
-    best = scores.topk(min(_BEST, len(scores))).indices
     shape = (view.rows, view.columns)
-    wanted = clip_boxes(expected['candidates'][0][best], *shape)
+    boxes = clip_boxes(expected['candidates'][0], *shape)
+    whole = torch.nonzero(_whole(boxes))[:, 0]
+    best = whole[scores[whole].topk(min(_BEST, len(whole))).indices]
+    wanted = boxes[best]
     there = clip_boxes(found['candidates'][0], *shape)
     near = torchvision.ops.box_iou(wanted, there) > 0.9
     alike = near & ((scores[best][:, None] - theirs[None]).abs() < 0.05)
@@ -152,6 +153,11 @@ def _image(expected: Tensors, found: Tensors, view: View) -> dict[str, float]:
     }
 
 
+def _whole(boxes: Tensor) -> Tensor:
+    """Tell (N,) which boxes have two pixels a side: the IoU of a sliver is rounding alone."""
+    return (boxes[:, 2:] - boxes[:, :2] >= 2).all(1)
+
+
 def _flat(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return a.reshape(1, -1).double(), b.reshape(1, -1).double()
 
@@ -159,7 +165,7 @@ def _flat(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def _boxes(expected: Tensors, found: Tensors, view: View) -> dict[str, float]:
     shape = (view.rows, view.columns)
     ours, theirs = (clip_boxes(side['boxes'], *shape) for side in (found, expected))
-    whole = ((theirs[:, 2:] - theirs[:, :2]) >= 2).all(1)  # a sliver's IoU is rounding alone
+    whole = _whole(theirs)
     iou = torchvision.ops.box_iou(ours[whole], theirs[whole]).diagonal()
     error = (found['scores'] - expected['scores']).abs()
     return {

@@ -23,7 +23,7 @@ from masa_ros.models.heads import clip_boxes, select_proposals
 from masa_ros.models.masks import Placed, View, distinct
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.precision import PRECISIONS, storage
-from masa_ros.models.stages import Eager, Run, at_once, stages_of
+from masa_ros.models.stages import AT_ONCE, Eager, Run, stages_of
 from masa_ros.models.upload import to_device
 from masa_ros.models.zoo import model_config
 from masa_ros.types import Instances
@@ -317,7 +317,7 @@ class Detector:
         """Run a stage on any number of boxes, as many at once as it takes."""
         stage = self.stages[name]
         tensors = {key: encoded.tensors[key] for key in stage.inputs if key in encoded.tensors}
-        most = at_once(name, self.device)
+        most = AT_ONCE[name]
         parts = []
         # Without boxes the stage runs on one that is thrown away: it knows the shapes.
         rows = {'boxes': boxes, **others}

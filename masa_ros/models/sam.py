@@ -18,11 +18,12 @@ from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
 from masa_ros.models.configs import SamConfig
-from masa_ros.models.forms import portable
+from masa_ros.models.forms import portable, static
 from masa_ros.models.layers import FeaturePyramid, Stages
 from masa_ros.models.masks import Placed, View, place_frames
 
 _PATCH = 16
+_BOXES_AT_ONCE = 16  # bounds the decoder's memory: 20 MB a box in fp32
 _BIAS_VALUES = 1 << 24  # bounds the encoder's: the positions' share of the attention logits
 
 
@@ -180,6 +181,9 @@ class SamMasks(nn.Module):
         (N, S / 4, S / 4) logits over the whole network input, padding included.
 
         """
+        if not static() and len(boxes) > _BOXES_AT_ONCE:
+            few = zip(boxes.split(_BOXES_AT_ONCE), image.split(_BOXES_AT_ONCE))
+            return torch.cat([self(embedding, pooled, *some) for some in few])
         if embedding.shape[0] > 1:
             embedding = embedding[image]
         dense = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)

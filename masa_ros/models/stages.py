@@ -34,14 +34,8 @@ from masa_ros.models.network import MasaNetwork
 Run = Callable[..., dict[str, Tensor]]
 """What runs a stage: its named inputs in, its named outputs out."""
 
-_AT_ONCE = {'boxes': 1000, 'looks': 100, 'masks': 50}
-
-
-def at_once(stage: str, device: str = 'cuda') -> int:
-    """Boxes that a stage takes at once; it is called again for more."""
-    if stage == 'masks' and device == 'cpu':
-        return 16  # SAM's decoder has 20 MB for each of them in flight, more than any cache
-    return _AT_ONCE[stage]
+AT_ONCE = {'boxes': 1000, 'looks': 100, 'masks': 50}
+"""Boxes that a stage takes at once; it is called again for more."""
 
 
 class Stage(nn.Module):
