@@ -20,7 +20,7 @@ from masa_ros.cli import main
 from masa_ros.engines import prepare, runtimes, trust
 from masa_ros.engines.cache import EngineCache, Stored
 from masa_ros.engines.prepare import EngineConfig, Engines
-from masa_ros.errors import ConfigError, EngineError
+from masa_ros.errors import ConfigError, EngineError, ImageError
 from masa_ros.models.configs import SamConfig
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.forms import portable_forms
@@ -435,6 +435,20 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     assert written is None and 'not kept' in problem
     assert [f.name for f in tmp_path.iterdir()] == ['big.engine']
     assert EngineCache(tmp_path).read('big').data == b'old'
+
+
+def test_several_images_at_once_are_the_same_as_one_by_one(runtime, tmp_path):
+    found, images = detector(), [scene(size=SIZE), scene(60, size=SIZE)]
+    alone = [found(image) for image in images]
+    for compiled in (False, True):
+        if compiled:
+            engines_of(found, tmp_path)[0].prepare(*SIZE)
+        together = [found.find(encoded) for encoded in found.encode(images)]
+        for one, other in zip(alone, together):
+            np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
+            np.testing.assert_allclose(one.embeddings, other.embeddings, atol=1e-3)
+    with pytest.raises(ImageError, match='a batch of images'):
+        found.encode([images[0], images[0][:100]])
 
 
 # torch.compile, which keeps nothing on disk

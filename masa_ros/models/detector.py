@@ -220,7 +220,9 @@ class Detector:
 
     @torch.inference_mode()
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Encoded]:
-        """Run the image part of the network on (H, W, 3) uint8 RGB images, in one batch.
+        """Run the image part of the network on (H, W, 3) uint8 RGB images.
+
+        Eagerly they are one batch; engines take one after the other.
 
         Raises
         ------
@@ -241,6 +243,8 @@ class Detector:
     def encode_tensor(self, tensor: Tensor, view: View) -> list[Encoded]:
         """Do the same with what ``preprocess`` made: (B, 3, H, W), all of one view."""
         run = self.engines.get((tensor.shape[2], tensor.shape[3]), self.eager)
+        if run is not self.eager:  # engines are built for one image
+            return [Encoded(run['image'](images=image), view, run) for image in tensor.split(1)]
         made = run['image'](images=tensor)
         return [
             Encoded({name: value[i : i + 1] for name, value in made.items()}, view, run)
