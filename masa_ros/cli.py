@@ -17,6 +17,11 @@ _COMMANDS = (
     ('demo', 'show everything on a generated recording', 'masa_ros.replay.demo'),
     ('engines', 'build, list, verify and clear compiled engines', 'masa_ros.engines.command'),
     ('weights', 'list, fetch and verify the published weights', 'masa_ros.download'),
+    (
+        'proposals',
+        'segment everything in a folder of images, for training',
+        'masa_ros.training.proposals',
+    ),
     ('train', 'train a model on a folder of unlabelled images', 'masa_ros.training.command'),
 )
 _NODE_USAGE = 'masa_ros node [--ros-args -r image_raw:=TOPIC -p PARAMETER:=VALUE ...]'

@@ -12,6 +12,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--images', type=Path, required=True, metavar='DIR', help='unlabelled images, any depth'
     )
     parser.add_argument('--exclude', default='', metavar='PREFIX', help='skip files named so')
+    parser.add_argument(
+        '--proposals',
+        type=Path,
+        metavar='PATH',
+        help='masks of these images: from masa_ros proposals, of SA-1B, or COCO instances',
+    )
+    parser.add_argument(
+        '--share',
+        type=float,
+        default=0.5,
+        help='of the scenes that are photographs with proposals, the others are composites '
+        '(%(default)s)',
+    )
+    parser.add_argument(
+        '--exhaustive', action='store_true', help='what no proposal covers is background'
+    )
     parser.add_argument('--output', type=Path, required=True, metavar='DIR')
     parser.add_argument('--model', default='masa_nano', help='model (%(default)s)')
     parser.add_argument('--steps', type=int, default=4000, help='(%(default)s)')
@@ -30,7 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     from masa_ros.training.composites import Composites
     from masa_ros.training.cutouts import image_files, mine
+    from masa_ros.training.data import Mixture, Photographs, Source
+    from masa_ros.training.proposals import read_proposals
     from masa_ros.training.train import TrainConfig, train
+    from masa_ros.training.views import ViewConfig
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -39,8 +58,19 @@ def run(arguments: argparse.Namespace) -> int:
         for p in image_files(arguments.images)
         if not (arguments.exclude and p.name.startswith(arguments.exclude))
     ]
-    library = mine(photos, arguments.output / 'cutouts')
-    composites = Composites(library, photos, (arguments.size, arguments.size), arguments.seed)
+    size = (arguments.size, arguments.size)
+    parts: list[tuple[float, Source]] = []
+    if arguments.proposals:
+        names = {photo.resolve() for photo in photos}
+        entries = read_proposals(arguments.proposals, arguments.images)
+        entries = [entry for entry in entries if entry.path.resolve() in names]
+        views = ViewConfig(size=size)
+        photographs = Photographs(entries, views, arguments.exhaustive, arguments.seed)
+        parts.append((arguments.share, photographs))
+    if not parts or arguments.share < 1:
+        library = mine(photos, arguments.output / 'cutouts')
+        composites = Composites(library, photos, size, arguments.seed)
+        parts.append((1 - arguments.share if parts else 1.0, composites))
     config = TrainConfig(
         model=arguments.model,
         output=arguments.output,
@@ -51,5 +81,5 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         resume=arguments.resume,
     )
-    print(f'weights: {train(config, composites)}')
+    print(f'weights: {train(config, Mixture(parts, arguments.seed))}')
     return 0

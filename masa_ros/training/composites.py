@@ -12,38 +12,16 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from masa_ros.training.cutouts import Scene, cut, read_library, read_rgb
+from masa_ros.training.views import Sample, Seen, affine, pack, photometric
 
 Array = NDArray[Any]
-_View = tuple[Array, Array, list[int], Array]  # image, id map, ids shown, ignored pixels
 
 _SMALLEST_SIDE = 10.0  # pixels; smaller objects are not drawn
 _VISIBLE_PIXELS = 40
 _VISIBLE_SHARE = 0.3
-
-
-class Sample(NamedTuple):
-    """Two views of one scene.
-
-    Attributes
-    ----------
-    images: (2, 3, H, W) uint8 RGB.
-    boxes: per view (N, 4) float32 xyxy, tight around the visible pixels.
-    masks: per view (N, H, W) bool, visible pixels.
-    ids: per view (N,) int64, the same number is the same object.
-    ignore: per view (H, W) bool, nothing is known about these pixels.
-
-    """
-
-    images: Tensor
-    boxes: tuple[Tensor, Tensor]
-    masks: tuple[Tensor, Tensor]
-    ids: tuple[Tensor, Tensor]
-    ignore: tuple[Tensor, Tensor]
 
 
 class _Object(NamedTuple):
@@ -54,12 +32,6 @@ class _Object(NamedTuple):
     side: float
     angle: float
     flip: bool
-
-
-def _affine(scale: float, angle: float, shear: float = 0.0) -> NDArray[np.float64]:
-    """Linear part (2, 2) of a similarity with some shear; angle in radians."""
-    c, s = np.cos(angle), np.sin(angle)
-    return np.array([[c, -s], [s, c]]) @ np.array([[1, shear], [0, 1]]) * scale
 
 
 def _levels(rgba: Array) -> list[Array]:
@@ -75,32 +47,6 @@ def _mirrored(image: Array, height: int, width: int) -> Array:
     image = image[:height, :width]
     below, right = height - image.shape[0], width - image.shape[1]
     return cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REFLECT)
-
-
-def _photometric(image: Array, rng: np.random.Generator) -> Array:
-    """Change exposure, contrast, colour, focus, noise and compression as cameras do."""
-    gain = rng.uniform(0.75, 1.3) * rng.uniform(0.9, 1.1, 3)
-    bias = rng.uniform(-25, 25) + rng.uniform(-6, 6, 3)
-    gamma = np.exp(rng.uniform(-0.35, 0.35))
-    ramp = 255 * (np.arange(256) / 255) ** gamma
-    table = np.clip(ramp[:, None] * gain + bias, 0, 255).astype(np.uint8)
-    image = cv2.LUT(image, table[None])
-    if rng.random() < 0.5:
-        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        amount = rng.uniform(0.3, 1.3)
-        image = cv2.addWeighted(image, amount, grey, 1 - amount, 0)
-    if rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.5))
-    if rng.random() < 0.5:
-        noise = np.zeros(image.shape, np.int8)
-        cv2.setRNGSeed(int(rng.integers(1 << 31)))
-        cv2.randn(noise, 0, rng.uniform(1, 8))
-        image = cv2.add(image, noise, dtype=cv2.CV_8U)
-    if rng.random() < 0.5:
-        quality = int(rng.integers(35, 95))
-        _, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
-    return image
 
 
 class Composites:
@@ -141,7 +87,7 @@ class Composites:
         rng = np.random.default_rng((self.seed, index))
         real = rng.random() < 0.15
         views = self._real(rng) if real else self._composite(rng)
-        return _pack(views)
+        return pack(views)
 
     def _piece(self, rng: np.random.Generator, low: float, high: float) -> Array:
         """Cut a piece out of a random photograph, any size."""
@@ -307,7 +253,7 @@ class Composites:
             ]
         return levels
 
-    def _composite(self, rng: np.random.Generator) -> list[_View]:
+    def _composite(self, rng: np.random.Generator) -> list[Seen]:
         height, width = self.size
         background, unknown = self._background(rng)
         count = int(rng.integers(1, 10))
@@ -321,12 +267,12 @@ class Composites:
             objects.append(_Object(levels, centre, side, angle, bool(rng.random() < 0.5)))
         objects.sort(key=lambda o: -o.side * rng.uniform(0.3, 1.0))  # small ones mostly in front
 
-        views: list[_View] = []
+        views: list[Seen] = []
         for view in (0, 1):
             camera = (
-                _affine(1.0, 0.0)
+                affine(1.0, 0.0)
                 if view == 0
-                else _affine(float(np.exp(rng.uniform(-0.4, 0.4))), float(rng.normal(0, 0.1)))
+                else affine(float(np.exp(rng.uniform(-0.4, 0.4))), float(rng.normal(0, 0.1)))
             )
             pan = np.zeros(2) if view == 0 else rng.normal(0, 0.1, 2) * (width, height)
             middle = np.array([width / 2, height / 2])
@@ -345,7 +291,7 @@ class Composites:
                 if rng.random() < 0.08:
                     continue
                 spot = np.array(item.centre)
-                own = _affine(item.side / max(item.levels[0].shape[:2]), item.angle)
+                own = affine(item.side / max(item.levels[0].shape[:2]), item.angle)
                 if view == 1:
                     # Half of the objects go anywhere: looks must tell them apart, not places.
                     spot += rng.normal(0, 0.25, 2) * min(item.side, 60) / (width, height)
@@ -353,12 +299,12 @@ class Composites:
                         spot = rng.uniform(0.02, 0.98, 2)
                     turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.1 else rng.normal(0, 0.2)
                     grow = float(np.exp(rng.normal(0, 0.2)))
-                    own = _affine(grow, float(turn), float(rng.normal(0, 0.08))) @ own
+                    own = affine(grow, float(turn), float(rng.normal(0, 0.08))) @ own
                 place = camera @ (spot * (width, height) - middle) + middle + pan
                 if item.flip:
                     own = own @ np.diag([-1.0, 1.0])
                 whole[number] = _draw(image, ids, item.levels, camera @ own, place, number, rng)
-            image = _photometric(image, rng)
+            image = photometric(image, rng)
             visible = np.bincount(ids.ravel(), minlength=256)
             shown = [
                 i
@@ -367,20 +313,20 @@ class Composites:
             ]
             hidden = [i for i in whole if visible[i] and i not in shown]
             ignore = np.isin(ids, hidden) | (unknown & (ids == 0))
-            views.append((image, ids, shown, ignore))
+            views.append(_seen(image, ids, shown, ignore))
         return views
 
-    def _real(self, rng: np.random.Generator) -> list[_View]:
+    def _real(self, rng: np.random.Generator) -> list[Seen]:
         """Two views of a photograph itself: one object in its true surroundings."""
         scene: Scene = self.scenes[rng.integers(len(self.scenes))]
         height, width = self.size
         rows, columns = scene.mask.shape
         fit = min(height / rows, width / columns)
         flip = np.diag([-1.0, 1.0]) if rng.random() < 0.5 else np.eye(2)
-        views: list[_View] = []
+        views: list[Seen] = []
         for _ in range(2):
             linear = (
-                _affine(fit * float(np.exp(rng.uniform(-0.7, 0.25))), float(rng.normal(0, 0.12)))
+                affine(fit * float(np.exp(rng.uniform(-0.7, 0.25))), float(rng.normal(0, 0.12)))
                 @ flip
             )
             target = np.array([width, height]) * (0.5 + rng.normal(0, 0.06, 2))
@@ -395,8 +341,15 @@ class Composites:
             ids = cv2.warpAffine(
                 scene.mask.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST
             )
-            views.append((_photometric(image, rng), ids, [1] if ids.sum() > 200 else [], ids == 0))
+            shown = [1] if ids.sum() > 200 else []
+            views.append(_seen(photometric(image, rng), ids, shown, ids == 0))
         return views
+
+
+def _seen(image: Array, id_map: Array, shown: list[int], ignore: Array) -> Seen:
+    """Make a view of a map of object numbers, of which some are shown."""
+    masks = id_map[None] == np.array(shown, np.uint8).reshape(-1, 1, 1)
+    return Seen(image, masks, np.array(shown, np.int64), ignore)
 
 
 def _draw(
@@ -451,25 +404,3 @@ def _draw(
     )
     ids[y0:y1, x0:x1][cover > 127] = number
     return full
-
-
-def _pack(views: list[_View]) -> Sample:
-    images, boxes, masks, ids, ignore = [], [], [], [], []
-    for image, id_map, shown, unknown in views:
-        images.append(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
-        mask = id_map[None] == np.array(shown, np.uint8).reshape(-1, 1, 1)
-        tight = np.zeros((len(shown), 4), np.float32)
-        for i, one in enumerate(mask):
-            xs, ys = np.flatnonzero(one.any(0)), np.flatnonzero(one.any(1))
-            tight[i] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
-        boxes.append(torch.from_numpy(tight))
-        masks.append(torch.from_numpy(mask))
-        ids.append(torch.tensor(shown, dtype=torch.long))
-        ignore.append(torch.from_numpy(np.ascontiguousarray(unknown)))
-    return Sample(
-        torch.stack(images),
-        (boxes[0], boxes[1]),
-        (masks[0], masks[1]),
-        (ids[0], ids[1]),
-        (ignore[0], ignore[1]),
-    )

@@ -1,4 +1,4 @@
-"""The training loop: composites in, weights out."""
+"""The training loop: scenes in, weights out."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from masa_ros.models import checkpoints
 from masa_ros.models.detector import normalise
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import model_config
-from masa_ros.training.composites import Composites, Sample
+from masa_ros.training.data import Source
 from masa_ros.training.losses import LossConfig, Target, objective
+from masa_ros.training.views import Sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +34,14 @@ class TrainConfig:
     steps: length of the run; the learning rate falls to zero over them.
     minutes: stop earlier when that much time has passed, 0 for no limit. The learning rate then
         follows the time instead of the steps.
-    pairs: composites per step; each gives two views.
+    pairs: scenes per step; each gives two views.
     learning_rate, weight_decay: of AdamW.
     warmup: steps over which the learning rate rises.
     clip: largest norm of the gradient.
     ema: decay of the averaged weights, which are the ones that are saved.
-    workers: processes that make composites.
+    workers: processes that make scenes.
     save_every: steps between two saves.
-    seed: of composites and initial weights.
+    seed: of the initial weights.
     resume: go on from the checkpoint in ``output``.
 
     """
@@ -65,14 +66,14 @@ class TrainConfig:
 class _Endless(Dataset[Sample]):
     """Samples by running number, so that a resumed run goes on with new ones."""
 
-    def __init__(self, composites: Composites, start: int, count: int) -> None:
-        self.composites, self.start, self.count = composites, start, count
+    def __init__(self, source: Source, start: int, count: int) -> None:
+        self.source, self.start, self.count = source, start, count
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        return self.composites.sample(self.start + index)
+        return self.source.sample(self.start + index)
 
 
 def to_batch(samples: list[Sample]) -> tuple[Tensor, list[Target]]:
@@ -99,7 +100,7 @@ def _average(average: MasaNetwork, network: MasaNetwork, decay: float) -> None:
             mean.copy_(value)
 
 
-def train(config: TrainConfig, composites: Composites) -> Path:
+def train(config: TrainConfig, source: Source) -> Path:
     """Train, writing metrics.csv, checkpoint.pt and <model>.safetensors to the output folder.
 
     Returns
@@ -133,7 +134,7 @@ def train(config: TrainConfig, composites: Composites) -> Path:
         first, spent = state['step'], state['seconds']
 
     loader = DataLoader(
-        _Endless(composites, first * config.pairs, (config.steps - first) * config.pairs),
+        _Endless(source, first * config.pairs, (config.steps - first) * config.pairs),
         batch_size=config.pairs,
         num_workers=config.workers,
         collate_fn=_same,

@@ -1,0 +1,267 @@
+"""Photographs with proposals as a source of training: files, views, mixtures."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco
+
+from masa_ros import cli
+from masa_ros.errors import ConfigError, SourceError, WeightsError
+from masa_ros.masks import crop
+from masa_ros.models.detector import DetectorConfig
+from masa_ros.training import views
+from masa_ros.training.data import Mixture, Photographs
+from masa_ros.training.proposals import by_agreement, by_sam, read_proposals, write_proposals
+from masa_ros.training.views import Labelled, ViewConfig, make_sample
+from masa_ros.types import Instances
+
+COLOURS = [(220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40), (220, 40, 220)]
+
+
+def picture(seed=0, size=(150, 200)):
+    """Discs of plain colours on grey, and their masks."""
+    rng = np.random.default_rng(seed)
+    image = np.full((*size, 3), 114, np.uint8)
+    masks = []
+    for i, colour in enumerate(COLOURS):
+        mask = np.zeros(size, np.uint8)
+        centre = (int(25 + 36 * i + rng.integers(-4, 5)), int(rng.integers(30, size[0] - 30)))
+        cv2.circle(mask, centre, int(rng.integers(10, 16)), 1, -1)
+        image[mask > 0] = colour
+        masks.append(mask.astype(bool))
+    return image, np.array(masks)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Leave the colours as they are, so that they tell the objects."""
+    monkeypatch.setattr(views, 'photometric', lambda image, rng: image)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three photographs."""
+    for i in range(3):
+        image, _ = picture(i)
+        cv2.imwrite(str(tmp_path / f'{i}.png'), image[:, :, ::-1])
+    return tmp_path
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_the_same_number_is_the_same_object_in_both_views(plain, seed):
+    image, masks = picture()
+    config = ViewConfig(size=(128, 160), mixup=0.0)
+    sample = make_sample([Labelled(image, masks, False)], config, np.random.default_rng(seed))
+    seen = 0
+    for view in (0, 1):
+        pixels = sample.images[view].permute(1, 2, 0).numpy()
+        for number, mask, box in zip(
+            sample.ids[view].tolist(), sample.masks[view].numpy(), sample.boxes[view].numpy()
+        ):
+            middle = cv2.erode(mask.astype(np.uint8), np.ones((5, 5))) > 0
+            if middle.any():
+                apart = np.abs(pixels[middle].mean(0) - COLOURS[number - 1])
+                assert apart.max() < 40
+                seen += 1
+            ys, xs = np.nonzero(mask)
+            assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+            assert mask.sum() >= config.smallest
+        covered = sample.masks[view].any(0) if len(sample.masks[view]) else torch.zeros(128, 160)
+        assert not (covered.bool() & sample.ignore[view]).any()
+    assert seen or not sum(len(ids) for ids in sample.ids)
+
+
+def test_blended_photographs_keep_their_pairing(plain):
+    scenes = [Labelled(*picture(seed), False) for seed in (0, 1)]
+    config = ViewConfig(size=(128, 160), mixup=1.0, scale=(0.9, 1.1), shift=0.0)
+    sample = make_sample(scenes, config, np.random.default_rng(3))
+    for ids in sample.ids:
+        assert ids.min() >= 1 and ids.max() > 5  # of the first and of the second
+        assert len(set(ids.tolist())) == len(ids)
+    assert len(set(sample.ids[0].tolist()) & set(sample.ids[1].tolist())) >= 6
+    alone = make_sample(scenes[:1], config, np.random.default_rng(3))
+    assert max(alone.ids[0].tolist()) <= 5
+
+
+def test_what_is_not_covered_is_background_only_where_that_is_known(plain):
+    image, masks = picture()
+    config = ViewConfig(size=(128, 160), mixup=0.0)
+    for exhaustive in (False, True):
+        scene = Labelled(image, masks, exhaustive)
+        sample = make_sample([scene], config, np.random.default_rng(0))
+        assert bool(sample.ignore[0].any()) is not exhaustive
+    # Beside the photograph there is nothing, and that is known.
+    small = ViewConfig(size=(128, 160), mixup=0.0, scale=(0.3, 0.31), shift=0.0)
+    sample = make_sample([Labelled(image, masks, False)], small, np.random.default_rng(0))
+    assert not sample.ignore[0][:5].any()
+
+
+def test_at_most_so_many_instances_are_kept():
+    image, masks = picture()
+    config = ViewConfig(size=(128, 160), mixup=0.0, scale=(1.0, 1.1), shift=0.0, instances=2)
+    sample = make_sample([Labelled(image, masks, True)], config, np.random.default_rng(0))
+    assert [len(ids) for ids in sample.ids] == [2, 2]
+
+
+def by_colour(image):
+    """Find the discs by their colours."""
+    found = []
+    for colour in COLOURS:
+        mask = np.abs(image.astype(int) - colour).max(2) < 10
+        if mask.any():
+            found.append((crop(mask), 0.9))
+    return found
+
+
+def test_proposals_are_written_as_coco_and_read_back(folder, tmp_path):
+    files = sorted(folder.glob('*.png'))
+    (folder / '3.png').write_text('no image')
+    count, unreadable = write_proposals(
+        [*files, folder / '3.png'], folder, tmp_path / 'out', by_colour, 'test'
+    )
+    assert count == 15 and unreadable == ['3.png']
+    document = json.loads((tmp_path / 'out/proposals-00000.json').read_text())
+    assert len({a['id'] for a in document['annotations']}) == 15
+    entries = read_proposals(tmp_path / 'out', folder)
+    assert [entry.path.name for entry in entries] == ['0.png', '1.png', '2.png']
+    np.testing.assert_array_equal(entries[1].decode(150, 200), picture(1)[1])
+    halved = entries[1].decode(75, 100)
+    assert halved.shape == (5, 75, 100) and halved.any((1, 2)).all()
+
+
+def test_finished_files_are_not_made_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr('masa_ros.training.proposals._A_FILE', 1)
+    files, asked = sorted(folder.glob('*.png')), []
+
+    def segment(image):
+        asked.append(image)
+        return by_colour(image)
+
+    write_proposals(files, folder, tmp_path / 'out', segment, 'test')
+    assert len(asked) == 3 and len(list((tmp_path / 'out').glob('*.json'))) == 3
+    (tmp_path / 'out/proposals-00001.json').unlink()
+    write_proposals(files, folder, tmp_path / 'out', segment, 'test')
+    assert len(asked) == 4
+
+
+def test_other_forms_of_masks_are_read(folder):
+    square = [[10, 10, 50, 10, 50, 40, 10, 40]]
+    flat = np.asfortranarray(picture(0)[1][0].astype(np.uint8))
+    packed = coco.encode(flat)
+    packed['counts'] = packed['counts'].decode()
+    runs = {'size': [150, 200], 'counts': [0, 150, 150 * 199]}
+    sa1b = {
+        'image': {'file_name': '0.png', 'height': 150, 'width': 200},
+        'annotations': [{'segmentation': packed}],
+    }
+    (folder / 'sa').mkdir()
+    (folder / 'sa/sa_1.json').write_text(json.dumps(sa1b))
+    (entry,) = read_proposals(folder / 'sa', folder)
+    np.testing.assert_array_equal(entry.decode(150, 200)[0], flat)
+    document = {
+        'images': [{'id': 7, 'file_name': '0.png', 'height': 150, 'width': 200}],
+        'annotations': [
+            {'image_id': 7, 'segmentation': square, 'iscrowd': 0},
+            {'image_id': 7, 'segmentation': runs, 'iscrowd': 0},
+            {'image_id': 7, 'segmentation': runs, 'iscrowd': 1},
+        ],
+    }
+    file = folder / 'instances.json'
+    file.write_text(json.dumps(document))
+    (entry,) = read_proposals(file, folder)
+    first, second = entry.decode(150, 200)
+    assert abs(int(first.sum()) - 40 * 30) < 80
+    assert second[:, 0].all() and second.sum() == 150
+
+
+def test_files_that_are_no_proposals_say_so(folder):
+    bad = folder / 'bad.json'
+    bad.write_text('{"images": 3')
+    with pytest.raises(SourceError, match='neither COCO'):
+        read_proposals(bad, folder)
+    bad.write_text(
+        '{"images": [{"id": 1, "file_name": "x.jpg", "height": 2, "width": 2}],"annotations": []}'
+    )
+    with pytest.raises(SourceError, match='none of its 1 images'):
+        read_proposals(bad, folder)
+
+
+class Looking:
+    """A detector that sees the whole disc in every look, and half of it in one."""
+
+    def __init__(self, halves):
+        self.config, self.halves, self.calls = DetectorConfig(), halves, 0
+
+    def configure(self, config):
+        pass
+
+    def __call__(self, image):
+        self.calls += 1
+        found = [mask for mask, _ in by_colour(image)][:1]
+        if self.calls <= self.halves:
+            half = found[0].full(*image.shape[:2])
+            half[: found[0].y + found[0].height // 2] = False
+            found.append(crop(half))
+        boxes = np.array([[m.x, m.y, m.x + m.width, m.y + m.height] for m in found], np.float32)
+        return Instances(
+            boxes=boxes,
+            scores=np.full(len(found), 0.9, np.float32),
+            labels=np.full(len(found), -1, np.int32),
+            embeddings=np.zeros((len(found), 0), np.float32),
+            masks=tuple(found),
+        )
+
+
+@pytest.mark.parametrize('halves, expected', [(1, 1), (2, 1), (3, 2)])
+def test_only_what_several_looks_agree_on_is_proposed(halves, expected):
+    image, masks = picture()
+    found = by_agreement(Looking(halves))(image)
+    assert len(found) == expected
+    whole = max(found, key=lambda item: item[0].pixels.sum())[0].full(150, 200)
+    assert (whole & masks[0]).sum() / (whole | masks[0]).sum() > 0.9
+
+
+def test_sam_is_asked_for_by_name_and_needs_its_weights(monkeypatch, tmp_path):
+    with pytest.raises(ConfigError, match='no SAM model'):
+        by_sam('masa_r50', 'cpu')
+    monkeypatch.setenv('MASA_ROS_WEIGHTS', str(tmp_path))
+    with pytest.raises(WeightsError, match='sam_vit_b'):
+        by_sam('masa_sam_vitb', 'cpu')
+
+
+def test_photographs_are_scenes_by_number(folder, tmp_path):
+    write_proposals(sorted(folder.glob('*.png')), folder, tmp_path / 'out', by_colour, 'test')
+    entries = read_proposals(tmp_path / 'out', folder)
+    (folder / '1.png').write_text('damaged since')
+    source = Photographs(entries, ViewConfig(size=(96, 128)))
+    first, again = source.sample(5), Photographs(entries, ViewConfig(size=(96, 128))).sample(5)
+    torch.testing.assert_close(first.images, again.images)
+    assert first.images.shape == (2, 3, 96, 128)
+    for index in range(12):
+        source.sample(index)
+    assert source.unreadable == {'1.png'}
+
+
+def test_a_mixture_gives_everyone_his_share():
+    class Fixed:
+        def __init__(self, value):
+            self.value = value
+
+        def sample(self, index):
+            return self.value
+
+    mixture = Mixture([(0.25, Fixed('a')), (0.75, Fixed('b'))])
+    drawn = [mixture.sample(i) for i in range(2000)]
+    assert 0.2 < drawn.count('a') / 2000 < 0.3
+    assert drawn == [mixture.sample(i) for i in range(2000)]
+
+
+def test_the_command_trains_on_proposals(folder, tmp_path, capsys):
+    write_proposals(sorted(folder.glob('*.png')), folder, tmp_path / 'out', by_colour, 'test')
+    arguments = ['train', '--images', str(folder), '--proposals', str(tmp_path / 'out')]
+    arguments += ['--share', '1', '--output', str(tmp_path / 'run'), '--steps', '2']
+    assert cli.main([*arguments, '--pairs', '1', '--size', '96', '--workers', '0']) == 0
+    assert 'masa_nano.safetensors' in capsys.readouterr().out
