@@ -1,12 +1,17 @@
 import csv
+import dataclasses
+import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from masa_ros import cli
-from masa_ros.errors import SourceError
+from masa_ros.errors import ConfigError, SourceError, WeightsError
 from masa_ros.models import checkpoints
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import model_config
@@ -152,7 +157,7 @@ def test_match_without_objects():
 
 def test_a_scene_without_objects_trains_too(composites):
     empty = composites.sample(0)
-    images, targets = to_batch([empty])
+    images, targets = to_batch([(0, empty)])
     blank = [
         Target(t.boxes[:0], t.masks[:0], t.ids[:0], torch.zeros_like(t.ignore)) for t in targets
     ]
@@ -181,6 +186,101 @@ def test_every_loss_falls_and_a_run_can_be_resumed(composites, tmp_path):
     train(again, composites)
     with (tmp_path / 'metrics.csv').open() as file:
         assert [row['step'] for row in csv.DictReader(file)][-2:] == ['41', '42']
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(composites, tmp_path):
+    options = {'pairs': 1, 'warmup': 2, 'workers': 0, 'precision': 'fp32', 'steps': 6}
+    config = TrainConfig('masa_nano', tmp_path / 'whole', **options)
+    train(config, composites)
+
+    class StopError(Exception):
+        pass
+
+    class Source:
+        def sample(self, index):
+            if index == 3:
+                raise StopError
+            return composites.sample(index)
+
+    parts = dataclasses.replace(config, output=tmp_path / 'parts', save_every=3)
+    with pytest.raises(StopError):
+        train(parts, Source())
+    train(dataclasses.replace(parts, resume=True), composites)
+    whole, resumed = (
+        load_file(tmp_path / name / 'checkpoint.safetensors') for name in ('whole', 'parts')
+    )
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    assert json.loads((tmp_path / 'parts/config.json').read_text())['steps'] == 6
+
+
+def test_two_processes_take_the_steps_of_one(photos, tmp_path):
+    options = [
+        *('train', '--images', str(photos), '--steps', '4', '--pairs', '2', '--size', '96'),
+        *('--workers', '0', '--precision', 'fp32', '--device', 'cpu', '--threads', '1'),
+        *('--learning-rate', '1e-3', '--output'),
+    ]
+    mine(image_files(photos), tmp_path / 'one/cutouts')
+    mine(image_files(photos), tmp_path / 'two/cutouts')
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m']
+    for start, name in ((['-m'], 'one'), (torchrun, 'two')):
+        command = [sys.executable, *start, 'masa_ros.cli', *options, str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd='/', timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+    torch.manual_seed(0)
+    start = MasaNetwork(model_config('masa_nano').network).state_dict()
+    one, two = (load_file(tmp_path / name / 'checkpoint.safetensors') for name in ('one', 'two'))
+    moved = apart = 0.0
+    for name, value in start.items():
+        if value.is_floating_point():
+            first, second = one[f'network.{name}'], two[f'network.{name}']
+            moved += float((first - value).square().sum())
+            apart += float((first - second).square().sum())
+    assert moved > 1e-3
+    assert apart < 1e-3 * moved
+    rows = [
+        list(csv.DictReader((tmp_path / name / 'metrics.csv').open())) for name in ('one', 'two')
+    ]
+    for ours, theirs in zip(*rows):
+        for key in ('total', 'contrast', 'mask', 'rpn_score'):
+            assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=2e-2, abs=1e-3)
+
+
+def test_frozen_parts_keep_their_weights(composites, tmp_path):
+    options = {'pairs': 1, 'warmup': 1, 'workers': 0, 'steps': 2, 'freeze': ('backbone', 'boxes')}
+    train(TrainConfig('masa_nano', tmp_path, **options), composites)
+    torch.manual_seed(0)
+    start = MasaNetwork(model_config('masa_nano').network).state_dict()
+    trained = load_file(tmp_path / 'checkpoint.safetensors')
+    for name, value in start.items():
+        same = torch.equal(trained[f'network.{name}'], value)
+        if name.startswith(('backbone.', 'boxes.')):
+            assert same, name
+        elif name.endswith('conv.weight') and name.startswith(('pyramid.', 'embed.')):
+            assert not same, name
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'precision': 'int8'}, 'precision'),
+        ({'freeze': ('wheels',)}, "no part 'wheels'"),
+        ({'model': 'masa_nono'}, 'masa_nono'),
+        ({'weights': '/nowhere.safetensors'}, 'nowhere'),
+    ],
+)
+def test_options_that_do_not_fit_are_named(composites, tmp_path, options, message):
+    config = dataclasses.replace(TrainConfig('masa_nano', tmp_path), **options)
+    with pytest.raises((ConfigError, WeightsError), match=message):
+        train(config, composites)
+
+
+def test_a_checkpoint_of_something_else_is_refused(composites, tmp_path):
+    (tmp_path / 'checkpoint.safetensors').write_bytes(b'no checkpoint')
+    config = TrainConfig('masa_nano', tmp_path, resume=True, workers=0)
+    with pytest.raises(WeightsError, match='no checkpoint of this run'):
+        train(config, composites)
 
 
 def test_the_command_trains_on_a_folder(photos, tmp_path, capsys):

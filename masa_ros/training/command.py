@@ -30,6 +30,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--output', type=Path, required=True, metavar='DIR')
     parser.add_argument('--model', default='masa_nano', help='model (%(default)s)')
+    parser.add_argument('--weights', default='', metavar='FILE', help='to start from')
+    parser.add_argument('--device', default='auto', help='(%(default)s)')
+    parser.add_argument('--precision', default='auto', choices=('auto', 'bf16', 'fp32'))
+    parser.add_argument('--learning-rate', type=float, default=2e-3, help='(%(default)s)')
+    parser.add_argument(
+        '--freeze',
+        nargs='*',
+        metavar='PART',
+        help='parts that do not learn: backbone, pyramid, fusion, proposals, boxes, embed, masks',
+    )
+    parser.add_argument(
+        '--heads-after',
+        type=float,
+        default=1.0,
+        metavar='SHARE',
+        help='of the run, after which only the embedding head learns (%(default)s)',
+    )
     parser.add_argument('--steps', type=int, default=4000, help='(%(default)s)')
     parser.add_argument('--minutes', type=float, default=0.0, help='stop after; 0: no limit')
     parser.add_argument('--pairs', type=int, default=8, help='scenes a step (%(default)s)')
@@ -37,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--workers', type=int, default=1, help='processes that make scenes')
     parser.add_argument('--threads', type=int, default=0, help='of torch; 0: its own choice')
     parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--resume', action='store_true', help='go on from DIR/checkpoint.pt')
+    parser.add_argument('--resume', action='store_true', help='go on from the checkpoint')
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,6 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
     config = TrainConfig(
         model=arguments.model,
         output=arguments.output,
+        weights=arguments.weights,
+        device=arguments.device,
+        precision=arguments.precision,
+        learning_rate=arguments.learning_rate,
+        freeze=None if arguments.freeze is None else tuple(arguments.freeze),
+        heads_after=arguments.heads_after,
         steps=arguments.steps,
         minutes=arguments.minutes,
         pairs=arguments.pairs,

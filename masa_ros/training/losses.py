@@ -1,6 +1,7 @@
 """The training objective: proposals, boxes, masks and contrastive embeddings (paper 3.2, J).
 
-All functions work on plain tensors; boxes are xyxy in network-input pixels.
+All functions work on plain tensors; boxes are xyxy in network-input pixels. With several processes
+(``parallel``) a loss is this process's share of that of the whole batch: the shares add up to it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from masa_ros.models.heads import decode_boxes, encode_boxes, select_proposals
 from masa_ros.models.network import MasaNetwork
+from masa_ros.training import parallel
+
+_MOST_IDS = 1 << 16  # of one scene
 
 
 class Target(NamedTuple):
@@ -26,6 +30,7 @@ class Target(NamedTuple):
     masks: (N, H, W) bool or uint8, visible pixels.
     ids: (N,) int64; the same number in the other view is the same object.
     ignore: (H, W) bool; nothing is known there, so nothing there counts as background.
+    number: of the image in the whole training; what is sampled of it depends on nothing else.
 
     """
 
@@ -33,6 +38,20 @@ class Target(NamedTuple):
     masks: Tensor
     ids: Tensor
     ignore: Tensor
+    number: int = 0
+
+    def to(self, device: torch.device) -> Target:
+        """Return the same on a device."""
+        return self._replace(
+            boxes=self.boxes.to(device),
+            masks=self.masks.to(device),
+            ids=self.ids.to(device),
+            ignore=self.ignore.to(device),
+        )
+
+    def generator(self, purpose: int) -> torch.Generator:
+        """Return the source of chance of this image for one purpose."""
+        return torch.Generator().manual_seed(self.number * 8 + purpose)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +87,10 @@ class LossConfig:
     contrast: float = 0.5
 
 
-def _pick(candidates: Tensor, count: int) -> Tensor:
+def _pick(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """At most ``count`` random ones of the indices."""
-    return candidates[torch.randperm(len(candidates), device=candidates.device)[:count]]
+    order = torch.randperm(len(candidates), generator=generator)[:count]
+    return candidates[order.to(candidates.device)]
 
 
 def unknown_share(ignore: Tensor, boxes: Tensor) -> Tensor:
@@ -89,7 +109,8 @@ def unknown_share(ignore: Tensor, boxes: Tensor) -> Tensor:
 def match(boxes: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     """Best object of each box: IoU (M,) and index (M,); IoU 0 where there is no object."""
     if not len(target.boxes):
-        return boxes.new_zeros(len(boxes)), torch.zeros(len(boxes), dtype=torch.long)
+        nothing = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+        return boxes.new_zeros(len(boxes)), nothing
     iou, index = torchvision.ops.box_iou(boxes, target.boxes).max(1)
     return iou, index
 
@@ -123,10 +144,12 @@ def proposal_loss(
             )
         negative = (iou < config.anchor_negative) & ~positive
         negative &= unknown_share(target.ignore, anchors) <= config.ignore_share
-        chosen_positive = _pick(positive.nonzero()[:, 0], config.anchors // 2)
-        chosen_negative = _pick(negative.nonzero()[:, 0], config.anchors - len(chosen_positive))
+        chance = target.generator(0)
+        chosen_positive = _pick(positive.nonzero()[:, 0], config.anchors // 2, chance)
+        rest = config.anchors - len(chosen_positive)
+        chosen_negative = _pick(negative.nonzero()[:, 0], rest, chance)
         chosen = torch.cat((chosen_positive, chosen_negative))
-        label = torch.zeros(len(chosen))
+        label = torch.zeros(len(chosen), device=logit.device)
         label[: len(chosen_positive)] = 1.0
         score_losses.append(
             F.binary_cross_entropy_with_logits(logit[chosen], label, reduction='sum')
@@ -138,9 +161,10 @@ def proposal_loss(
             F.smooth_l1_loss(delta[chosen_positive], wanted, beta=1 / 9, reduction='sum')
         )
         sampled += len(chosen)
+    count = max(parallel.total(sampled, logits[0].device), 1)
     return {
-        'rpn_score': torch.stack(score_losses).sum() / max(sampled, 1),
-        'rpn_box': torch.stack(box_losses).sum() / max(sampled, 1) * config.rpn_box,
+        'rpn_score': torch.stack(score_losses).sum() / count,
+        'rpn_box': torch.stack(box_losses).sum() / count * config.rpn_box,
     }
 
 
@@ -174,14 +198,17 @@ def sample_rois(
     for i, target in enumerate(targets):
         proposed, _ = select_proposals(boxes[i], scores[i], level, shape, 0.7, 200)
         size = (target.boxes[:, 2:] - target.boxes[:, :2]).repeat(1, 2)
-        jittered = target.boxes + size * torch.randn_like(target.boxes) * 0.07
+        chance = target.generator(1)
+        noise = torch.randn(target.boxes.shape, generator=chance).to(size)
+        jittered = target.boxes + size * noise * 0.07
         every = torch.cat((proposed, target.boxes, jittered))
         iou, index = match(every, target)
         positive = iou >= 0.5
         negative = ~positive & (unknown_share(target.ignore, every) <= config.ignore_share)
         limit = int(config.rois * config.positive_fraction)
-        kept = _pick(positive.nonzero()[:, 0], limit)
-        kept = torch.cat((kept, _pick(negative.nonzero()[:, 0], config.rois - len(kept))))
+        kept = _pick(positive.nonzero()[:, 0], limit, chance)
+        rest = config.rois - len(kept)
+        kept = torch.cat((kept, _pick(negative.nonzero()[:, 0], rest, chance)))
         parts.append(
             Rois(every[kept], torch.full_like(kept, i), index[kept], iou[kept], positive[kept])
         )
@@ -207,20 +234,22 @@ def box_loss(
         beta=1.0,
         reduction='sum',
     )
+    count = max(parallel.total(len(rois.boxes), logits.device), 1)
     return {
-        'box_score': F.cross_entropy(logits, wanted),
-        'box': refine / max(len(rois.boxes), 1) * config.box,
+        'box_score': F.cross_entropy(logits, wanted, reduction='sum') / count,
+        'box': refine / count * config.box,
     }
 
 
 def _global_index(rois: Rois, targets: list[Target]) -> Tensor:
     """Index of each roi's object in the concatenation of all images' objects."""
     counts = torch.tensor([0] + [len(t.boxes) for t in targets[:-1]]).cumsum(0)
-    return rois.object + counts[rois.image]
+    return rois.object + counts.to(rois.image.device)[rois.image]
 
 
 def mask_loss(logits: Tensor, rois: Rois, targets: list[Target]) -> Tensor:
     """Binary cross-entropy plus Dice on 28x28 windows; logits (R, 28, 28) of positive rois."""
+    count = max(parallel.total(len(logits), logits.device), 1)
     if not len(logits):
         return logits.float().sum()
     size = logits.shape[-1]
@@ -240,7 +269,8 @@ def mask_loss(logits: Tensor, rois: Rois, targets: list[Target]) -> Tensor:
     probability = logits.sigmoid().flatten(1)
     overlap = (probability * wanted.flatten(1)).sum(1)
     dice = 1 - (2 * overlap + 1) / (probability.sum(1) + wanted.flatten(1).sum(1) + 1)
-    return F.binary_cross_entropy_with_logits(logits, wanted) + dice.mean()
+    pixels = F.binary_cross_entropy_with_logits(logits, wanted, reduction='sum') / size**2
+    return (pixels + dice.sum()) / count
 
 
 def contrast_loss(embeddings: Tensor, identity: Tensor, view: Tensor) -> Tensor:
@@ -260,16 +290,21 @@ def contrast_loss(embeddings: Tensor, identity: Tensor, view: Tensor) -> Tensor:
     Scalar; 0 where no object is in both views.
 
     """
-    similarity = embeddings.float() @ embeddings.float().T
-    same = identity[:, None] == identity[None]
-    positive = same & (view[:, None] != view[None])
+    embeddings = embeddings.float()
+    others, other_identity, other_view = (
+        parallel.gather(rows) for rows in (embeddings, identity, view)
+    )
+    similarity = embeddings @ others.T
+    same = identity[:, None] == other_identity[None]
+    positive = same & (view[:, None] != other_view[None])
     against = similarity.masked_fill(same, -torch.inf).logsumexp(1)
     each = F.softplus(against[:, None] - similarity)
     rows = positive.any(1)
+    count = max(parallel.total(int(rows.sum()), embeddings.device), 1)
     if not bool(rows.any()):
         return similarity.sum() * 0.0
     weight = positive[rows].float()
-    return ((each[rows] * weight).sum(1) / weight.sum(1)).mean()
+    return ((each[rows] * weight).sum(1) / weight.sum(1)).sum() / count
 
 
 def released_contrast_loss(dots: Tensor, positive: Tensor) -> Tensor:
@@ -343,7 +378,8 @@ def objective(
     chosen = Rois(*(value[positive] for value in rois))
     pairs = len(targets) // 2
     ids = torch.cat([t.ids for t in targets])[_global_index(chosen, targets)]
-    identity = ids + (chosen.image % pairs) * (int(ids.max()) + 1 if len(ids) else 1)
+    scene = parallel.rank() * pairs + chosen.image % pairs
+    identity = scene * _MOST_IDS + ids
     embeddings = network.embed(pooled[positive])
     losses['contrast'] = config.contrast * contrast_loss(
         embeddings, identity, chosen.image // pairs
@@ -351,7 +387,7 @@ def objective(
     if network.masks is not None:
         rank = torch.cat(
             [torch.arange(int((chosen.image == i).sum())) for i in range(len(targets))]
-        )
+        ).to(images.device)
         few = (rank < config.masks_per_image).nonzero()[:, 0]
         masked = Rois(*(value[few] for value in chosen))
         mask_logits = network.masks(

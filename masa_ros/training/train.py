@@ -1,26 +1,40 @@
-"""The training loop: scenes in, weights out."""
+"""The training loop: scenes in, weights out.
+
+The same on one CPU, one GPU, or in several processes that torchrun starts: see ``parallel``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from masa_ros.errors import ConfigError, WeightsError
 from masa_ros.models import checkpoints
-from masa_ros.models.detector import normalise
+from masa_ros.models.configs import SamConfig
+from masa_ros.models.detector import choose_device, normalise
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import model_config
+from masa_ros.training import parallel
 from masa_ros.training.data import Source
 from masa_ros.training.losses import LossConfig, Target, objective
 from masa_ros.training.views import Sample
+
+Evaluate = Callable[[MasaNetwork], dict[str, float]]
+"""Figures of the averaged network, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +45,24 @@ class TrainConfig:
     ----------
     model: name in the zoo.
     output: folder for weights, checkpoint and metrics.
+    weights: file to start from; '' for random weights.
     steps: length of the run; the learning rate falls to zero over them.
     minutes: stop earlier when that much time has passed, 0 for no limit. The learning rate then
         follows the time instead of the steps.
-    pairs: scenes per step; each gives two views.
+    pairs: scenes per step over all processes; each gives two views.
     learning_rate, weight_decay: of AdamW.
     warmup: steps over which the learning rate rises.
     clip: largest norm of the gradient.
     ema: decay of the averaged weights, which are the ones that are saved.
+    freeze: parts of the network that keep their weights: any of 'backbone', 'masks', 'pyramid',
+        'fusion', 'proposals', 'boxes', 'embed'. None: backbone and masks of SAM, as in the paper.
+    heads_after: share of the run after which only the embedding head learns, 1: never. The
+        released SAM models were finished so.
+    device: 'auto', 'cpu', 'cuda'.
+    precision: 'auto', 'bf16' or 'fp32'; auto: bf16.
     workers: processes that make scenes.
     save_every: steps between two saves.
+    evaluate_every: steps between two evaluations, 0 for none.
     seed: of the initial weights.
     resume: go on from the checkpoint in ``output``.
 
@@ -48,6 +70,7 @@ class TrainConfig:
 
     model: str
     output: Path
+    weights: str = ''
     steps: int = 4000
     minutes: float = 0.0
     pairs: int = 8
@@ -56,38 +79,50 @@ class TrainConfig:
     warmup: int = 100
     clip: float = 10.0
     ema: float = 0.998
+    freeze: tuple[str, ...] | None = None
+    heads_after: float = 1.0
+    device: str = 'auto'
+    precision: str = 'auto'
     workers: int = 1
     save_every: int = 200
+    evaluate_every: int = 0
     seed: int = 0
     resume: bool = False
     losses: LossConfig = dataclasses.field(default_factory=LossConfig)
 
 
-class _Endless(Dataset[Sample]):
-    """Samples by running number, so that a resumed run goes on with new ones."""
+class _Endless(Dataset[tuple[int, Sample]]):
+    """Samples by running number, so that a resumed run goes on with new ones.
 
-    def __init__(self, source: Source, start: int, count: int) -> None:
+    Process k of n takes numbers k, n + k, ... of every batch.
+    """
+
+    def __init__(self, source: Source, start: int, count: int, pairs: int) -> None:
         self.source, self.start, self.count = source, start, count
+        self.pairs = pairs  # of this process
+        self.rank, self.processes = parallel.rank(), parallel.processes()
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Sample:
-        return self.source.sample(self.start + index)
+    def __getitem__(self, index: int) -> tuple[int, Sample]:
+        step, place = divmod(index, self.pairs)
+        number = self.start + (step * self.processes + self.rank) * self.pairs + place
+        return number, self.source.sample(number)
 
 
-def to_batch(samples: list[Sample]) -> tuple[Tensor, list[Target]]:
+def to_batch(samples: list[tuple[int, Sample]]) -> tuple[Tensor, list[Target]]:
     """First views of all samples, then their second views, as ``losses.objective`` takes them."""
-    images = torch.cat([torch.stack([s.images[view] for s in samples]) for view in (0, 1)])
+    images = torch.cat([torch.stack([s.images[view] for _, s in samples]) for view in (0, 1)])
     targets = [
-        Target(s.boxes[view], s.masks[view], s.ids[view], s.ignore[view])
+        Target(s.boxes[view], s.masks[view], s.ids[view], s.ignore[view], 2 * number + view)
         for view in (0, 1)
-        for s in samples
+        for number, s in samples
     ]
     return images, targets
 
 
-def _same(samples: list[Sample]) -> list[Sample]:
+def _same(samples: list[tuple[int, Sample]]) -> list[tuple[int, Sample]]:
     return samples
 
 
@@ -100,105 +135,245 @@ def _average(average: MasaNetwork, network: MasaNetwork, decay: float) -> None:
             mean.copy_(value)
 
 
-def train(config: TrainConfig, source: Source) -> Path:
-    """Train, writing metrics.csv, checkpoint.pt and <model>.safetensors to the output folder.
+class _State:
+    """What a run goes on with: networks, optimiser, how far it is."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        model = model_config(config.model)
+        network = MasaNetwork(model.network)
+        if config.weights:
+            checkpoints.load(network, Path(config.weights), model)
+        self.network = network.to(device).to(memory_format=torch.channels_last).train()
+        self.average = MasaNetwork(model.network).to(device).eval()
+        self.average.load_state_dict(self.network.state_dict())
+        if parallel.processes() > 1:
+            parallel.share_batch_norm(self.network)
+        frozen = config.freeze
+        if frozen is None:
+            frozen = ('backbone', 'masks') if isinstance(model.network.backbone, SamConfig) else ()
+        for name in frozen:
+            part = getattr(self.network, name, None)
+            if part is None:
+                raise ConfigError(f"freeze: {config.model} has no part '{name}'")
+            part.requires_grad_(False).eval()
+        self.frozen = frozen
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            [
+                {
+                    'params': [p for p in learning if p.ndim > 1],
+                    'weight_decay': config.weight_decay,
+                },
+                {'params': [p for p in learning if p.ndim <= 1], 'weight_decay': 0.0},
+            ],
+            lr=config.learning_rate,
+        )
+        self.learning = learning
+        self.step, self.seconds = 0, 0.0
+
+    def only_embedding(self) -> None:
+        """Let nothing but the embedding head learn from now on."""
+        for name, part in self.network.named_children():
+            if name != 'embed':
+                part.requires_grad_(False).eval()
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        tensors: dict[str, Tensor] = {}
+        for prefix, network in (('network', self.network), ('average', self.average)):
+            tensors |= {f'{prefix}.{k}': v.contiguous() for k, v in network.state_dict().items()}
+        for i, values in self.optimiser.state_dict()['state'].items():
+            tensors |= {f'optimiser.{i}.{k}': v.contiguous() for k, v in values.items()}
+        temporary = path.with_suffix('.tmp')
+        metadata = {'step': str(self.step), 'seconds': repr(self.seconds)}
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint; raises WeightsError when it is none of this run."""
+        try:
+            with safe_open(path, 'pt', device='cpu') as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            parts: dict[str, dict[str, Tensor]] = {'network': {}, 'average': {}, 'optimiser': {}}
+            for name, value in tensors.items():
+                prefix, _, rest = name.partition('.')
+                parts[prefix][rest] = value
+            self.network.load_state_dict(parts['network'])
+            self.average.load_state_dict(parts['average'])
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in parts['optimiser'].items():
+                number, _, key = name.partition('.')
+                state.setdefault(int(number), {})[key] = value
+            whole = self.optimiser.state_dict()
+            self.optimiser.load_state_dict({**whole, 'state': state})
+            self.step, self.seconds = int(metadata['step']), float(metadata['seconds'])
+        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+            raise WeightsError(
+                f'{path} is no checkpoint of this run ({str(error).splitlines()[0]}); '
+                'take another output folder, or leave out --resume'
+            ) from error
+
+
+class _Metrics:
+    """Figures by step: a csv, and events for TensorBoard where it is installed."""
+
+    def __init__(self, folder: Path, name: str = 'metrics') -> None:
+        self._path = folder / f'{name}.csv'
+        self._prefix = name
+        self._events: Any = None
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(folder / 'events'))
+
+    def write(self, step: int, figures: dict[str, float]) -> None:
+        """Add a row."""
+        new = not self._path.is_file()
+        with self._path.open('a', newline='') as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(['step', *figures])
+            writer.writerow([step, *(f'{value:.5g}' for value in figures.values())])
+        if self._events is not None:
+            for name, value in figures.items():
+                self._events.add_scalar(f'{self._prefix}/{name}', value, step)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        if self._events is not None:
+            self._events.close()
+
+
+def train(config: TrainConfig, source: Source, evaluate: Evaluate | None = None) -> Path:
+    """Train, writing weights, checkpoint, configuration and metrics to the output folder.
 
     Returns
     -------
     Path of the weights.
 
-    """
-    torch.manual_seed(config.seed)
-    model = model_config(config.model)
-    network = MasaNetwork(model.network).to(memory_format=torch.channels_last).train()
-    average = MasaNetwork(model.network).eval()
-    average.load_state_dict(network.state_dict())
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [
-            {'params': decayed, 'weight_decay': config.weight_decay},
-            {'params': others, 'weight_decay': 0.0},
-        ],
-        lr=config.learning_rate,
-    )
-    config.output.mkdir(parents=True, exist_ok=True)
-    checkpoint = config.output / 'checkpoint.pt'
-    weights = config.output / f'{config.model}.safetensors'
-    first, spent = 0, 0.0
-    if config.resume and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state['network'])
-        average.load_state_dict(state['average'])
-        optimiser.load_state_dict(state['optimiser'])
-        first, spent = state['step'], state['seconds']
+    Raises
+    ------
+    ConfigError, WeightsError
+        For options that do not fit, and weights or a checkpoint that cannot be read.
 
+    """
+    with parallel.started(str(choose_device(config.device))) as name:
+        return _train(config, source, evaluate, torch.device(name))
+
+
+def _train(
+    config: TrainConfig, source: Source, evaluate: Evaluate | None, device: torch.device
+) -> Path:
+    if config.pairs % parallel.processes():
+        raise ConfigError(
+            f'{config.pairs} scenes a step cannot be shared by {parallel.processes()} processes'
+        )
+    if config.precision not in ('auto', 'bf16', 'fp32'):
+        raise ConfigError(f"precision is '{config.precision}'; it must be auto, bf16 or fp32")
+    state = _State(config, device)
+    config.output.mkdir(parents=True, exist_ok=True)
+    checkpoint = config.output / 'checkpoint.safetensors'
+    weights = config.output / f'{config.model}.safetensors'
+    if config.resume and checkpoint.is_file():
+        state.load(checkpoint)
+    described = dataclasses.asdict(config) | {'output': config.output.name}
+    main = parallel.rank() == 0
+
+    def save() -> None:
+        if not main:
+            return
+        state.save(checkpoint)
+        (config.output / 'config.json').write_text(json.dumps(described, indent=1) + '\n')
+        metadata = {
+            'model': config.model,
+            'steps': str(state.step),
+            'images': str(2 * state.step * config.pairs),
+            'minutes': f'{state.seconds / 60:.1f}',
+            'config': json.dumps(described),
+        }
+        checkpoints.save(state.average, weights, metadata)
+
+    with contextlib.ExitStack() as stack:
+        metrics = evaluated = None
+        if main:
+            metrics, evaluated = (_Metrics(config.output, n) for n in ('metrics', 'evaluation'))
+            stack.callback(metrics.close)
+            stack.callback(evaluated.close)
+        for values in _steps(config, state, source, device):
+            if metrics is not None and evaluated is not None:
+                metrics.write(state.step, {'seconds': state.seconds, **values})
+                due = config.evaluate_every and state.step % config.evaluate_every == 0
+                if evaluate is not None and due:
+                    evaluated.write(state.step, evaluate(state.average))
+            if state.step % config.save_every == 0:
+                save()
+    save()
+    return weights
+
+
+def _steps(
+    config: TrainConfig, state: _State, source: Source, device: torch.device
+) -> Iterator[dict[str, float]]:
+    """Take the steps of a run; gives the losses of each."""
+    pairs = config.pairs // parallel.processes()
+    first = state.step
     loader = DataLoader(
-        _Endless(source, first * config.pairs, (config.steps - first) * config.pairs),
-        batch_size=config.pairs,
+        _Endless(source, first * config.pairs, (config.steps - first) * pairs, pairs),
+        batch_size=pairs,
         num_workers=config.workers,
         collate_fn=_same,
         prefetch_factor=4 if config.workers else None,
+        pin_memory=False,
     )
-
-    def save(step: int, seconds: float) -> None:
-        state = {
-            'network': network.state_dict(),
-            'average': average.state_dict(),
-            'optimiser': optimiser.state_dict(),
-            'step': step,
-            'seconds': seconds,
+    main = parallel.rank() == 0
+    bar = tqdm(
+        loader,
+        total=config.steps,
+        initial=first,
+        unit='step',
+        dynamic_ncols=True,
+        disable=not main,
+    )
+    begin = time.perf_counter() - state.seconds
+    half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision != 'fp32')
+    late = False
+    for samples in bar:
+        state.seconds = time.perf_counter() - begin
+        progress = state.step / config.steps
+        if config.minutes:  # all processes must agree on the time
+            elapsed = parallel.total(state.seconds, device) / parallel.processes()
+            progress = max(progress, elapsed / 60 / config.minutes)
+        if progress >= 1:
+            break
+        if progress >= config.heads_after and not late:
+            late = True
+            state.only_embedding()
+        rate = 0.5 * (1 + math.cos(math.pi * progress)) * min(1, (state.step + 1) / config.warmup)
+        for group in state.optimiser.param_groups:
+            group['lr'] = config.learning_rate * rate
+        images, targets = to_batch(samples)
+        targets = [target.to(device) for target in targets]
+        inputs = normalise(images.to(device, non_blocking=True))
+        with half:
+            losses = objective(state.network, inputs, targets, config.losses)
+        loss = sum(losses.values(), start=torch.zeros((), device=device))
+        state.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        parallel.add_gradients(state.learning)
+        norm = torch.nn.utils.clip_grad_norm_(state.learning, config.clip)
+        if not bool(norm.isfinite()):
+            raise FloatingPointError(f'step {state.step}: the gradient is not finite')
+        state.optimiser.step()
+        state.step += 1
+        # The average must not remember the random start: its memory grows with the run.
+        decay = min(config.ema, state.step / (state.step + 10))
+        _average(state.average, state.network, decay)
+        values = {
+            name: parallel.total(float(value.detach()), device) for name, value in losses.items()
         }
-        temporary = checkpoint.with_suffix('.tmp')
-        torch.save(state, temporary)
-        temporary.replace(checkpoint)
-        described = dataclasses.asdict(config) | {'output': config.output.name}
-        metadata = {
-            'model': config.model,
-            'steps': str(step),
-            'images': str(2 * step * config.pairs),
-            'minutes': f'{seconds / 60:.1f}',
-            'config': json.dumps(described),
-        }
-        checkpoints.save(average, weights, metadata)
-
-    begin = time.perf_counter() - spent
-    step = first
-    with (config.output / 'metrics.csv').open('a', newline='') as file:
-        writer = csv.writer(file)
-        bar = tqdm(loader, total=config.steps, initial=first, unit='step', dynamic_ncols=True)
-        for samples in bar:
-            seconds = time.perf_counter() - begin
-            progress = step / config.steps
-            if config.minutes:
-                progress = max(progress, seconds / 60 / config.minutes)
-            if progress >= 1:
-                break
-            rate = 0.5 * (1 + math.cos(math.pi * progress)) * min(1, (step + 1) / config.warmup)
-            for group in optimiser.param_groups:
-                group['lr'] = config.learning_rate * rate
-            images, targets = to_batch(samples)
-            with torch.autocast('cpu', dtype=torch.bfloat16):
-                losses = objective(network, normalise(images), targets, config.losses)
-            total = sum(losses.values(), start=torch.zeros(()))
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-            if not bool(norm.isfinite()):
-                raise FloatingPointError(f'step {step}: the gradient is not finite')
-            optimiser.step()
-            step += 1
-            # The average must not remember the random start: its memory grows with the run.
-            _average(average, network, min(config.ema, step / (step + 10)))
-            values = {name: float(value.detach()) for name, value in losses.items()}
-            if step == first + 1 and first == 0:
-                writer.writerow(['step', 'seconds', 'total', *values])
-            row = [float(total.detach()), *values.values()]
-            writer.writerow([step, f'{seconds:.1f}', *(f'{value:.4f}' for value in row)])
-            if step % 20 == 0:
-                bar.set_postfix({'loss': f'{row[0]:.2f}'})
-                file.flush()
-            if step % config.save_every == 0:
-                save(step, seconds)
-    save(step, time.perf_counter() - begin)
-    return weights
+        total = sum(values.values())
+        if state.step % 20 == 0:
+            bar.set_postfix({'loss': f'{total:.2f}'})
+        yield {'total': total, **values}
