@@ -27,6 +27,7 @@ from masa_ros.training.losses import (
     released_margin_loss,
     unknown_share,
 )
+from masa_ros.training.measure import retrieval
 from masa_ros.training.train import TrainConfig, to_batch, train
 
 
@@ -247,6 +248,16 @@ def test_two_processes_take_the_steps_of_one(photos, tmp_path):
             assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=2e-2, abs=1e-3)
 
 
+def test_retrieval_counts_who_is_nearest_to_himself():
+    first = np.array([[1.0, 0], [0, 1], [1, 1]], np.float32)
+    second = np.array([[0.0, 2], [3, 0.1]], np.float32)
+    ids = torch.tensor([4, 7, 9]), torch.tensor([7, 4])
+    assert retrieval([(first, second)], [ids]) == 1.0
+    wrong = torch.tensor([4, 7, 9]), torch.tensor([4, 7])
+    assert retrieval([(first, second)], [wrong]) == 0.0
+    assert retrieval([(first, second), (first, second)], [ids, wrong]) == 0.5
+
+
 def test_frozen_parts_keep_their_weights(composites, tmp_path):
     options = {'pairs': 1, 'warmup': 1, 'workers': 0, 'steps': 2, 'freeze': ('backbone', 'boxes')}
     train(TrainConfig('masa_nano', tmp_path, **options), composites)
@@ -286,6 +297,9 @@ def test_a_checkpoint_of_something_else_is_refused(composites, tmp_path):
 def test_the_command_trains_on_a_folder(photos, tmp_path, capsys):
     arguments = ['train', '--images', str(photos), '--output', str(tmp_path)]
     options = ['--steps', '2', '--pairs', '1', '--size', '128', '--workers', '0']
-    assert cli.main(arguments + options) == 0
+    assert cli.main([*arguments, *options, '--evaluate-every', '2']) == 0
+    (row,) = csv.DictReader((tmp_path / 'evaluation.csv').open())
+    assert set(row) == {'step', 'ar', 'r50', 'mask_ar', 'retrieval'}
+    assert all(0 <= float(row[key]) <= 1 for key in row if key != 'step')
     assert (tmp_path / 'masa_nano.safetensors').is_file()
     assert cli.main(['train', '--images', str(tmp_path / 'x'), '--output', str(tmp_path)]) == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+_EVALUATED = 50  # scenes, of two views each
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -51,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--minutes', type=float, default=0.0, help='stop after; 0: no limit')
     parser.add_argument('--pairs', type=int, default=8, help='scenes a step (%(default)s)')
     parser.add_argument('--size', type=int, default=320, help='side of the views (%(default)s)')
+    parser.add_argument(
+        '--evaluate-every',
+        type=int,
+        default=0,
+        metavar='STEPS',
+        help='measure recall and retrieval on held-out composites; 0: never',
+    )
     parser.add_argument('--workers', type=int, default=1, help='processes that make scenes')
     parser.add_argument('--threads', type=int, default=0, help='of torch; 0: its own choice')
     parser.add_argument('--seed', type=int, default=0)
@@ -61,9 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Look for whole objects, then train on scenes made of them."""
     import torch
 
+    from masa_ros.models.detector import choose_device
+    from masa_ros.models.zoo import model_config
     from masa_ros.training.composites import Composites
     from masa_ros.training.cutouts import image_files, mine
     from masa_ros.training.data import Mixture, Photographs, Source
+    from masa_ros.training.measure import evaluator
     from masa_ros.training.proposals import read_proposals
     from masa_ros.training.train import TrainConfig, train
     from masa_ros.training.views import ViewConfig
@@ -84,8 +96,10 @@ def run(arguments: argparse.Namespace) -> int:
         views = ViewConfig(size=size)
         photographs = Photographs(entries, views, arguments.exhaustive, arguments.seed)
         parts.append((arguments.share, photographs))
+    library = arguments.output / 'cutouts'
+    if not parts or arguments.share < 1 or arguments.evaluate_every:
+        mine(photos, library)
     if not parts or arguments.share < 1:
-        library = mine(photos, arguments.output / 'cutouts')
         composites = Composites(library, photos, size, arguments.seed)
         parts.append((1 - arguments.share if parts else 1.0, composites))
     config = TrainConfig(
@@ -101,8 +115,15 @@ def run(arguments: argparse.Namespace) -> int:
         minutes=arguments.minutes,
         pairs=arguments.pairs,
         workers=arguments.workers,
+        evaluate_every=arguments.evaluate_every,
         seed=arguments.seed,
         resume=arguments.resume,
     )
-    print(f'weights: {train(config, Mixture(parts, arguments.seed))}')
+    evaluate = None
+    if arguments.evaluate_every:
+        held_out = Composites(library, photos, size, arguments.seed, held_out=True)
+        scenes = [held_out.sample(i) for i in range(_EVALUATED)]
+        device = str(choose_device(arguments.device))
+        evaluate = evaluator(model_config(arguments.model), scenes, device)
+    print(f'weights: {train(config, Mixture(parts, arguments.seed), evaluate)}')
     return 0
