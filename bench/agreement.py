@@ -53,7 +53,14 @@ class HalfAsOnAGpu(TorchDispatchMode):
     ) -> Any:
         """Run one operation."""
         kwargs = kwargs or {}
-        if function.overloadpacket not in _PRODUCTS or args[0].dtype != torch.float16:
+        if function.overloadpacket not in _PRODUCTS:
+            if function._can_decompose():  # in inference mode nobody has taken it apart yet
+                with self:
+                    parts = function.decompose(*args, **kwargs)
+                    if parts is not NotImplemented:
+                        return parts
+            return function(*args, **kwargs)
+        if args[0].dtype != torch.float16:
             return function(*args, **kwargs)
         wide = tree_map(
             lambda x: x.float() if isinstance(x, Tensor) and x.dtype == torch.float16 else x, args
