@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masa_ros import cli
 from masa_ros.errors import ConfigError, SourceError, WeightsError
@@ -177,6 +178,10 @@ def test_every_loss_falls_and_a_run_can_be_resumed(composites, tmp_path):
     with (tmp_path / 'metrics.csv').open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40
+    events = EventAccumulator(str(tmp_path / 'events'))
+    events.Reload()
+    drawn = [event.value for event in events.Scalars('metrics/total')]
+    np.testing.assert_allclose(drawn, [float(row['total']) for row in rows], rtol=1e-3)
     for name in ('total', 'rpn_score', 'box_score', 'mask'):
         first = np.mean([float(row[name]) for row in rows[:10]])
         last = np.mean([float(row[name]) for row in rows[-10:]])

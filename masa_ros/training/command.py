@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SHARE',
         help='of the run, after which only the embedding head learns (%(default)s)',
     )
+    parser.add_argument(
+        '--plain-after',
+        type=float,
+        default=1.0,
+        metavar='SHARE',
+        help='of the run, after which photographs are not blended any more (%(default)s)',
+    )
     parser.add_argument('--steps', type=int, default=4000, help='(%(default)s)')
     parser.add_argument('--minutes', type=float, default=0.0, help='stop after; 0: no limit')
     parser.add_argument('--pairs', type=int, default=8, help='scenes a step (%(default)s)')
@@ -94,7 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
         entries = read_proposals(arguments.proposals, arguments.images)
         entries = [entry for entry in entries if entry.path.resolve() in names]
         views = ViewConfig(size=size)
-        photographs = Photographs(entries, views, arguments.exhaustive, arguments.seed)
+        last = arguments.plain_after * arguments.steps * arguments.pairs
+        photographs = Photographs(entries, views, arguments.exhaustive, arguments.seed, last)
         parts.append((arguments.share, photographs))
     library = arguments.output / 'cutouts'
     if not parts or arguments.share < 1 or arguments.evaluate_every:

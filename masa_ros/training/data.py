@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -29,6 +31,8 @@ class Photographs:
     exhaustive: whether the proposals are all there is, as those of SAM are, so that the rest is
         background; otherwise nothing is known of the rest.
     seed: of the generator.
+    plain_after: scenes from this number on are never two photographs blended; the released models
+        were finished so.
 
     Attributes
     ----------
@@ -42,9 +46,11 @@ class Photographs:
         config: ViewConfig,
         exhaustive: bool = False,
         seed: int = 0,
+        plain_after: float = math.inf,
     ) -> None:
         self.entries = [entry for entry in entries if entry.masks]
         self.config, self.exhaustive, self.seed = config, exhaustive, seed
+        self.plain_after, self._plain = plain_after, dataclasses.replace(config, mixup=0.0)
         self.unreadable: set[str] = set()
 
     def sample(self, index: int) -> Sample:
@@ -55,7 +61,8 @@ class Photographs:
             scene = self._read(self.entries[int(rng.integers(len(self.entries)))])
             if scene is not None:
                 scenes.append(scene)
-        return make_sample(scenes, self.config, rng)
+        config = self.config if index < self.plain_after else self._plain
+        return make_sample(scenes, config, rng)
 
     def _read(self, entry: Entry) -> Labelled | None:
         image = cv2.imread(str(entry.path), cv2.IMREAD_COLOR)
