@@ -266,5 +266,9 @@ def test_the_command_trains_on_proposals(folder, tmp_path, capsys):
     write_proposals(sorted(folder.glob('*.png')), folder, tmp_path / 'out', by_colour, 'test')
     arguments = ['train', '--images', str(folder), '--proposals', str(tmp_path / 'out')]
     arguments += ['--share', '1', '--output', str(tmp_path / 'run'), '--steps', '2']
+    (folder / 'notes.jpg').write_text('no image')
     assert cli.main([*arguments, '--pairs', '1', '--size', '96', '--workers', '0']) == 0
-    assert 'masa_nano.safetensors' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert (
+        'masa_nano.safetensors' in printed and '1 of 4 files are no images: notes.jpg' in printed
+    )

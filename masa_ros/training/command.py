@@ -77,10 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Look for whole objects, then train on scenes made of them."""
     import torch
 
+    from masa_ros.errors import SourceError
     from masa_ros.models.detector import choose_device
     from masa_ros.models.zoo import model_config
     from masa_ros.training.composites import Composites
-    from masa_ros.training.cutouts import image_files, mine
+    from masa_ros.training.cutouts import image_files, mine, part_readable
     from masa_ros.training.data import Mixture, Photographs, Source
     from masa_ros.training.measure import evaluator
     from masa_ros.training.proposals import read_proposals
@@ -94,6 +95,12 @@ def run(arguments: argparse.Namespace) -> int:
         for p in image_files(arguments.images)
         if not (arguments.exclude and p.name.startswith(arguments.exclude))
     ]
+    photos, bad = part_readable(photos)
+    if bad:
+        listed = ', '.join(str(file.relative_to(arguments.images)) for file in bad[:10])
+        print(f'{len(bad)} of {len(photos) + len(bad)} files are no images: {listed}')
+    if not photos:
+        raise SourceError(f'{arguments.images} holds no image that can be read')
     size = (arguments.size, arguments.size)
     parts: list[tuple[float, Source]] = []
     if arguments.proposals:

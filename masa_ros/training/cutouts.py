@@ -39,6 +39,18 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
+def part_readable(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Part files by their first bytes: those that are images OpenCV reads, and the others.
+
+    An image that is damaged further on is found out, and left out, when it is read.
+    """
+    good: list[Path] = []
+    bad: list[Path] = []
+    for file in files:
+        (good if cv2.haveImageReader(str(file)) else bad).append(file)
+    return good, bad
+
+
 def read_rgb(path: Path) -> ImageArray | None:
     """Return an image shrunk to the working size, None when it cannot be read."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
