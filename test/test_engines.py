@@ -303,6 +303,23 @@ def test_what_never_agrees_is_refused_and_run_by_pytorch(runtime, tmp_path):
     assert len(runtime.built) == built and again.failed
 
 
+def test_what_failed_for_the_moment_is_tried_again(runtime, tmp_path):
+    build = runtime.build
+
+    def without_memory(stage, inputs):
+        raise RuntimeError('CUDA out of memory\nand much more')
+
+    runtime.build = without_memory
+    prepared = engines_of(detector(), tmp_path)[0].prepare(*SIZE)
+    assert {p.origin for p in prepared} == {'refused'}
+    assert prepared[0].notes == ('fp32 failed: RuntimeError: CUDA out of memory',)
+    runtime.build = build
+    again, _ = engines_of(detector(), tmp_path)
+    assert [p.origin for p in again.prepare(*SIZE)] == ['built'] * 4
+    assert again.prepare(SIZE[0] * 2, SIZE[1] * 2) == again.prepared  # the same network input
+    assert runtime.built == STAGES
+
+
 def spoiled(folder, spoil):
     """Change all engines in a folder."""
     for file in Path(folder).glob('*.engine'):

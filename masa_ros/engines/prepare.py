@@ -195,6 +195,8 @@ class Engines:
         blank = np.zeros((height, width, 3), np.uint8)
         tensor, _ = self.detector.preprocess(blank)
         shape = (tensor.shape[2], tensor.shape[3])
+        if shape in self.detector.engines:  # another camera size, the same network input
+            return self.prepared
         workshop = _Workshop(self, (height, width))
         runs: dict[str, Run] = {}
         prepared = []
@@ -252,9 +254,11 @@ class Engines:
                 except EngineError as error:
                     self.log(f'{error}; it is built again')
             done, run, data = self._build(name, workshop)
-            self.cache.write(key, Stored(facts | done._asdict() | _now(), data))
-            if self.cache.problem:
-                self.log(self.cache.problem)
+            # What failed, for want of memory perhaps, may succeed the next time.
+            if done.origin == 'built' or all('disagrees' in note for note in done.notes):
+                self.cache.write(key, Stored(facts | done._asdict() | _now(), data))
+                if self.cache.problem:
+                    self.log(self.cache.problem)
             return done, run
 
     def _load(self, kept: Prepared, data: bytes) -> Run:
