@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import dataclasses
 import gc
 import json
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from agreement import real_frames, seeded
@@ -82,8 +84,6 @@ def memory(device: str) -> Iterator[dict[str, float]]:
 
 def twin(reference: Detector, precision: str) -> Detector:
     """Return a detector with the same weights in another precision."""
-    import copy
-
     config = dataclasses.replace(
         reference.config,
         precision=precision,
@@ -243,8 +243,6 @@ def main() -> dict[str, Any]:
     device = 'cuda:0' if cuda else 'cpu'
     where = torch.cuda.get_device_name() if cuda else 'CPU: a rehearsal, no figure of a GPU'
     print(f'{where}; torch {torch.__version__}; camera {arguments.camera}')
-    import cv2
-
     width, height = map(int, arguments.camera.split('x'))
     frames = [cv2.resize(f, (width, height)) for f in real_frames(arguments.frames, 4)]
     rounds = arguments.rounds or (100 if cuda else 3)

@@ -28,11 +28,12 @@ from tqdm import tqdm
 from masa_ros.evaluation.recall import SIZES, Found, Recall
 from masa_ros.masks import crop
 from masa_ros.models import checkpoints
-from masa_ros.models.detector import Detector, DetectorConfig
+from masa_ros.models.detector import Detector
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import model_config
 from masa_ros.training.composites import Composites
 from masa_ros.training.cutouts import image_files, mine
+from masa_ros.training.measure import hundred_best
 from masa_ros.types import Instances
 
 COMPOSITES = 150  # scenes, two views each
@@ -93,15 +94,7 @@ def composites(photos: Path, library: Path) -> Iterator[Image]:
 
 def detector_of(weights: str) -> Detector:
     """Return a detector that gives its hundred best, however poor."""
-    config = DetectorConfig(
-        weights=weights,
-        device='cpu',
-        score_threshold=0.0,
-        max_instances=100,
-        nms_iou=0.7,
-        mask_share=1.0,
-    )
-    return Detector.load(config)
+    return Detector.load(hundred_best(weights=weights, device='cpu'))
 
 
 def grid(pixels: np.ndarray) -> Instances:

@@ -67,12 +67,17 @@ def coco_rle(mask: Mask, height: int, width: int) -> dict[str, Any]:
 
 def mask_from_coco_rle(rle: dict[str, Any]) -> Mask:
     """Return a COCO mask, compressed or not, cropped to its bounding box."""
+    return crop(pixels_from_coco_rle(rle).astype(np.bool_))
+
+
+def pixels_from_coco_rle(rle: dict[str, Any]) -> NDArray[np.uint8]:
+    """Return a COCO mask, compressed or not, at the size of its image: (H, W), 1 on the object."""
     counts = rle['counts']
     if isinstance(counts, list):
         rle = coco.frPyObjects(rle, *rle['size'])
     elif isinstance(counts, str):
         rle = {'size': rle['size'], 'counts': counts.encode('ascii')}
-    return crop(coco.decode(rle).astype(np.bool_))
+    return np.asarray(coco.decode(rle))
 
 
 def crop(full: NDArray[np.bool_]) -> Mask:

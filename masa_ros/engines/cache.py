@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from masa_ros import models
+from masa_ros.models.files import user_folder
 
 _MAGIC = b'masa_ros engine 1\n'
 _SUFFIX = '.engine'
@@ -28,11 +29,7 @@ _SUFFIX = '.engine'
 
 def engines_folder() -> Path:
     """Folder of the engines: ``MASA_ROS_ENGINES``, or one in the user's cache."""
-    chosen = os.environ.get('MASA_ROS_ENGINES')
-    if chosen:
-        return Path(chosen).expanduser()
-    cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    return Path(cache).expanduser() / 'masa_ros' / 'engines'
+    return user_folder('MASA_ROS_ENGINES', 'engines')
 
 
 @functools.cache

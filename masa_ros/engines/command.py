@@ -99,7 +99,7 @@ def _build(engines: Engines) -> int:
             f'{done.stage:8}{done.runtime:10}{done.precision:11}{done.origin:9}{size:>10}'
             + ''.join(times)
         )
-    refused = [done.stage for done in prepared if done.origin == 'refused']
+    refused = [done.stage for done in prepared if done.runtime == 'eager']
     if refused:
         print(f'refused, run by PyTorch: {", ".join(refused)}')
     if engines.runtime.keeps:
@@ -124,11 +124,11 @@ def _verify(engines: Engines) -> int:
     """Load what is kept, or what is compiled in memory, and compare it with float32."""
     assert engines.camera is not None
     width, height = engines.camera
-    before = {path for path, record in engines.cache.stored() if record is not None}
     prepared = engines.prepare(height, width)
     built = [done.stage for done in prepared if done.origin == 'built']
     if built and engines.runtime.keeps:
-        print(f'not there before, built now: {", ".join(built)} ({len(before)} others are kept)')
+        kept = sum(record is not None for _, record in engines.cache.stored()) - len(built)
+        print(f'not there before, built now: {", ".join(built)} ({kept} others are kept)')
     good = True
     runs = next(iter(engines.detector.engines.values()))
     samples = engines.samples(height, width)

@@ -51,20 +51,15 @@ def make_samples(reference: Detector, inputs: Sequence[tuple[Tensor, View]]) -> 
         boxes = clip_boxes(reference.judge(encoded, proposals)[0], view.rows, view.columns)
         few = boxes[_whole(boxes)]
         few = torch.cat((few[: _FEW - 4], _quarters(view).to(few)))
-        asked = {'image': {'images': images}, 'boxes': {'boxes': proposals}}
-        asked |= {'looks': {'boxes': few}, 'masks': {'boxes': few}}
-        outputs = {'image': encoded.tensors}
+        known = {'images': images, **encoded.tensors}
+        asked, outputs = {}, {'image': encoded.tensors}
         for name, stage in reference.stages.items():
-            if name == 'image':
-                continue
-            if name == 'masks':
-                asked[name] |= {'pooled': outputs['looks']['pooled']}
-            given = {key: encoded.tensors[key] for key in stage.inputs if key in encoded.tensors}
-            asked[name] |= given
-            outputs[name] = encoded.run[name](**{key: asked[name][key] for key in stage.inputs})
-        asked = {
-            name: {k: asked[name][k] for k in s.inputs} for name, s in reference.stages.items()
-        }
+            known['boxes'] = proposals if name == 'boxes' else few
+            asked[name] = {key: known[key] for key in stage.inputs}
+            if name != 'image':
+                outputs[name] = encoded.run[name](**asked[name])
+            if name == 'looks':
+                known['pooled'] = outputs['looks']['pooled']
         samples.append(Sample(asked, outputs, view))
     return samples
 

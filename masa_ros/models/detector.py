@@ -238,7 +238,7 @@ class Detector:
             if image.shape != images[0].shape:
                 raise ImageError(f'a batch of images {image.shape} and {images[0].shape}')
         tensors, views = zip(*(self.preprocess(image) for image in images))
-        return self.encode_tensor(torch.cat(tensors), views[0])
+        return self.encode_tensor(_joined(tensors), views[0])
 
     def encode_tensor(self, tensor: Tensor, view: View) -> list[Encoded]:
         """Do the same with what ``preprocess`` made: (B, 3, H, W), all of one view."""
@@ -330,9 +330,7 @@ class Detector:
         for start in range(0, len(rows['boxes']), most):
             some = {key: value[start : start + most] for key, value in rows.items()}
             parts.append(encoded.run[name](**some, **tensors))
-        return tuple(
-            torch.cat([part[key] for part in parts])[: len(boxes)] for key in stage.outputs
-        )
+        return tuple(_joined([part[key] for part in parts])[: len(boxes)] for key in stage.outputs)
 
     def _instances(self, encoded: Encoded, boxes: Tensor, scores: Tensor) -> Instances:
         """Instances without masks and embeddings from boxes in network pixels."""
@@ -399,6 +397,11 @@ class Detector:
 
 def _choose(own: float, chosen: float | None) -> float:
     return own if chosen is None else chosen
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Put tensors behind one another; one alone, the common case, is not copied."""
+    return torch.cat(tuple(parts)) if len(parts) > 1 else parts[0]
 
 
 def _scale(view: View) -> Tensor:

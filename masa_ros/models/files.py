@@ -102,11 +102,16 @@ SAM_FILES = {
 
 def weights_folder() -> Path:
     """Folder of fetched weights: ``MASA_ROS_WEIGHTS``, or one in the user's cache."""
-    chosen = os.environ.get('MASA_ROS_WEIGHTS')
+    return user_folder('MASA_ROS_WEIGHTS', 'weights')
+
+
+def user_folder(variable: str, name: str) -> Path:
+    """Folder that an environment variable chooses, or ``name`` in the user's cache."""
+    chosen = os.environ.get(variable)
     if chosen:
         return Path(chosen).expanduser()
     cache = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
-    return Path(cache).expanduser() / 'masa_ros' / 'weights'
+    return Path(cache).expanduser() / 'masa_ros' / name
 
 
 def locate(name: str, beside: Path | None = None) -> Path:

@@ -90,12 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    photos = [
-        p
-        for p in image_files(arguments.images)
-        if not (arguments.exclude and p.name.startswith(arguments.exclude))
-    ]
-    photos, bad = part_readable(photos)
+    photos, bad = part_readable(image_files(arguments.images, arguments.exclude))
     if bad:
         listed = ', '.join(str(file.relative_to(arguments.images)) for file in bad[:10])
         print(f'{len(bad)} of {len(photos) + len(bad)} files are no images: {listed}')

@@ -31,12 +31,19 @@ class Scene(NamedTuple):
     source: str
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the images in a folder and below, sorted; raises SourceError when there are none."""
+def image_files(folder: Path, exclude: str = '') -> list[Path]:
+    """Return the images in a folder and below, sorted, without those named ``exclude``...
+
+    Raises
+    ------
+    SourceError
+        When there are no images, excluded ones counted.
+
+    """
     files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise SourceError(f'{folder} holds no images ({", ".join(sorted(IMAGE_SUFFIXES))})')
-    return files
+    return [p for p in files if not (exclude and p.name.startswith(exclude))]
 
 
 def part_readable(files: list[Path]) -> tuple[list[Path], list[Path]]:

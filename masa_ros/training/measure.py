@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,19 +17,18 @@ from masa_ros.training.views import Sample
 from masa_ros.types import Instances
 
 
+def hundred_best(**options: Any) -> DetectorConfig:
+    """Return options of a detector that gives its hundred best finds, however poor."""
+    return DetectorConfig(
+        score_threshold=0.0, nms_iou=0.7, mask_share=1.0, max_instances=100, **options
+    )
+
+
 def evaluator(
     model: ModelConfig, scenes: Sequence[Sample], device: str
 ) -> Callable[[MasaNetwork], dict[str, float]]:
     """Return what measures a network on scenes that it does not learn from."""
-    config = DetectorConfig(
-        model=model.name,
-        device=device,
-        precision='fp32',
-        score_threshold=0.0,
-        nms_iou=0.7,
-        mask_share=1.0,
-        max_instances=100,
-    )
+    config = hundred_best(model=model.name, device=device, precision='fp32')
 
     def evaluate(network: MasaNetwork) -> dict[str, float]:
         return measure(Detector(model, network, config, device), scenes)

@@ -21,7 +21,7 @@ from pycocotools import mask as coco
 from tqdm import tqdm
 
 from masa_ros.errors import ConfigError, SourceError, WeightsError
-from masa_ros.masks import coco_rle, crop, mask_from_coco_rle
+from masa_ros.masks import coco_rle, crop, mask_from_coco_rle, pixels_from_coco_rle
 from masa_ros.models.configs import SamConfig
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.files import SAM_FILES, locate
@@ -53,12 +53,9 @@ class Entry(NamedTuple):
         """Return the masks (N, height, width) bool at the size the image was read at."""
         decoded = np.zeros((len(self.masks), height, width), np.bool_)
         for out, item in zip(decoded, self.masks):
-            rle = item
-            if isinstance(item, list):
-                rle = coco.merge(coco.frPyObjects(item, *self.size))
-            elif isinstance(item['counts'], list):
-                rle = coco.frPyObjects(item, *item['size'])
-            pixels = coco.decode(rle)
+            polygons = isinstance(item, list)
+            rle = coco.merge(coco.frPyObjects(item, *self.size)) if polygons else item
+            pixels = pixels_from_coco_rle(rle)
             out[:] = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST)
         return decoded
 
@@ -310,11 +307,7 @@ def run(arguments: argparse.Namespace) -> int:
         segment = by_agreement(Detector.load(config))
     else:
         segment = by_sam(arguments.model, device)
-    files = [
-        file
-        for file in image_files(arguments.images)
-        if not (arguments.exclude and file.name.startswith(arguments.exclude))
-    ]
+    files = image_files(arguments.images, arguments.exclude)
     count, unreadable = write_proposals(
         files,
         arguments.images,

@@ -325,7 +325,6 @@ def _steps(
         num_workers=config.workers,
         collate_fn=_same,
         prefetch_factor=4 if config.workers else None,
-        pin_memory=False,
     )
     main = parallel.rank() == 0
     bar = tqdm(
