@@ -87,7 +87,6 @@ def detections(count: int, rng: np.random.Generator, looks: np.ndarray) -> Insta
     return Instances(
         boxes=np.hstack((place, place + 24)).astype(np.float32),
         scores=rng.uniform(0.35, 1, count).astype(np.float32),
-        labels=np.full(count, -1, np.int32),
         embeddings=(looks[:count] + rng.normal(0, 0.1, (count, EMBEDDING))).astype(np.float32),
     )
 

@@ -136,9 +136,6 @@ def everything() -> list[dict[str, Any]]:
         boxes = np.hstack((corner, np.minimum(corner + size, (640, 480)))).astype(np.float32)
         given = Instances(
             boxes=boxes,
-            scores=np.ones(count, np.float32),
-            labels=np.full(count, -1, np.int32),
-            embeddings=np.zeros((count, 0), np.float32),
         )
 
         def ours(given: Instances = given) -> Any:
@@ -175,9 +172,6 @@ def _memory(result: Any) -> None:
     size = rng.uniform(0.05, 0.4, (300, 2)) * (1920, 1080)
     given = Instances(
         boxes=np.hstack((corner, corner + size)).astype(np.float32),
-        scores=np.ones(300, np.float32),
-        labels=np.full(300, -1, np.int32),
-        embeddings=np.zeros((300, 0), np.float32),
     )
     loaded = _peak_mb()
     found = detector(image, given)

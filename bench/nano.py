@@ -54,8 +54,6 @@ def instances(boxes: np.ndarray, masks: tuple[Any, ...] | None = None) -> Instan
     return Instances(
         boxes=boxes.astype(np.float32).reshape(-1, 4),
         scores=np.linspace(1, 0.5, count).astype(np.float32),
-        labels=np.full(count, -1, np.int32),
-        embeddings=np.zeros((count, 0), np.float32),
         masks=masks,
     )
 

@@ -45,7 +45,6 @@ class CannedDetector:
         self.found = Instances(
             boxes=np.hstack((place, place + 120)).astype(np.float32),
             scores=np.full(OBJECTS, 0.95, np.float32),
-            labels=np.full(OBJECTS, -1, np.int32),
             embeddings=rng.normal(0, 1, (OBJECTS, 128)).astype(np.float32),
             masks=tuple(Mask(int(x), int(y), disc) for x, y in place),
         )

@@ -114,7 +114,7 @@ class Prepared(NamedTuple):
 
 def prepare(detector: Detector, frames: list[Frame]) -> list[Prepared]:
     """Run the network on a recording."""
-    encoded = [detector.encode(frame.image) for frame in frames]
+    encoded = [detector.encode([frame.image])[0] for frame in frames]
     return [Prepared(f, e, detector.find(e)) for f, e in zip(frames, encoded)]
 
 
@@ -149,9 +149,6 @@ def boxes_of(labels: Path, shape: tuple[int, int], frames: int) -> list[TrackedF
             values = np.array(rows, np.float64)
             instances = Instances(
                 boxes=values[:, 1:].astype(np.float32),
-                scores=np.ones(len(rows), np.float32),
-                labels=np.full(len(rows), -1, np.int32),
-                embeddings=np.zeros((len(rows), 0), np.float32),
                 track_ids=values[:, 0].astype(np.int64),
                 states=np.full(len(rows), TrackState.TRACKED, np.uint8),
             )

@@ -87,7 +87,6 @@ def _from_json(frame: dict[str, Any]) -> TrackedFrame:
         boxes=np.array([i['box'] for i in items], np.float32).reshape(-1, 4),
         scores=np.array([i['score'] for i in items], np.float32),
         labels=np.array([i['class_id'] for i in items], np.int32),
-        embeddings=np.zeros((len(items), 0), np.float32),
         masks=tuple(mask_from_coco_rle(i['mask']) if i['mask'] else None for i in items),
         track_ids=np.array([i['track_id'] for i in items], np.int64),
         states=np.array(states, np.uint8),

@@ -117,8 +117,8 @@ class Mask:
 class Instances:
     """The objects of one image as parallel arrays of length N, best score first.
 
-    A model fills the first five; association adds identity and history. Fields that a stage
-    does not know yet have their defaults.
+    A model fills the first five; association adds identity and history. What is not known has
+    its default: score 1, no class, an embedding without length, no masks, no identity.
 
     Attributes
     ----------
@@ -144,11 +144,11 @@ class Instances:
     """
 
     boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    labels: NDArray[np.int32]
-    embeddings: NDArray[np.float32]
+    scores: NDArray[np.float32] = None  # type: ignore[assignment]  # filled below, as are others
+    labels: NDArray[np.int32] = None  # type: ignore[assignment]
+    embeddings: NDArray[np.float32] = None  # type: ignore[assignment]
     masks: tuple[Mask | None, ...] | None = None
-    track_ids: NDArray[np.int64] = None  # type: ignore[assignment]  # filled below
+    track_ids: NDArray[np.int64] = None  # type: ignore[assignment]
     states: NDArray[np.uint8] = None  # type: ignore[assignment]
     first_seen_ns: NDArray[np.int64] = None  # type: ignore[assignment]
     frames_since_seen: NDArray[np.int32] = None  # type: ignore[assignment]
@@ -156,14 +156,18 @@ class Instances:
     def __post_init__(self) -> None:
         """Fill the defaults and check that all arrays have one length."""
         count = len(self.boxes)
-        for name, dtype in (
-            ('track_ids', np.int64),
-            ('states', np.uint8),
-            ('first_seen_ns', np.int64),
-            ('frames_since_seen', np.int32),
-        ):
+        defaults: dict[str, NDArray[Any]] = {
+            'scores': np.ones(count, np.float32),
+            'labels': np.full(count, -1, np.int32),
+            'embeddings': np.zeros((count, 0), np.float32),
+            'track_ids': np.zeros(count, np.int64),
+            'states': np.zeros(count, np.uint8),
+            'first_seen_ns': np.zeros(count, np.int64),
+            'frames_since_seen': np.zeros(count, np.int32),
+        }
+        for name, value in defaults.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, np.zeros(count, dtype=dtype))
+                object.__setattr__(self, name, value)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and len(value) != count:
@@ -218,8 +222,6 @@ class Instances:
         """Return no instances."""
         return cls(
             boxes=np.zeros((0, 4), np.float32),
-            scores=np.zeros(0, np.float32),
-            labels=np.zeros(0, np.int32),
             embeddings=np.zeros((0, embedding_size), np.float32),
             masks=(),
         )

@@ -30,9 +30,7 @@ def objects(*rows, masks=True):
     box = np.array([(x, y, x + 20, y + 20) for _, x, y, _ in full], np.float32).reshape(-1, 4)
     return Instances(
         boxes=box,
-        scores=np.ones(len(full), np.float32),
         labels=np.array([row[3] for row in full], np.int32),
-        embeddings=np.zeros((len(full), 0), np.float32),
         masks=tuple(Mask(x, y, np.ones((20, 20), bool)) for _, x, y, _ in full) if masks else None,
         track_ids=np.array([row[0] for row in full], np.int64),
         states=np.full(len(full), TrackState.TRACKED, np.uint8),

@@ -313,7 +313,6 @@ def test_given_boxes_come_back_described(seeded_weights):
         boxes=found.boxes[::-1].copy(),
         scores=found.scores[::-1].copy(),
         labels=np.arange(len(found), dtype=np.int32),
-        embeddings=np.zeros((len(found), 0), np.float32),
     )
     described = detector(scene(), given)
     np.testing.assert_array_equal(described.boxes, given.boxes)

@@ -209,8 +209,6 @@ class Looking:
         return Instances(
             boxes=boxes,
             scores=np.full(len(found), 0.9, np.float32),
-            labels=np.full(len(found), -1, np.int32),
-            embeddings=np.zeros((len(found), 0), np.float32),
             masks=tuple(found),
         )
 

@@ -198,9 +198,6 @@ def boxes(ids, xs, states=None):
     count = len(ids)
     return Instances(
         boxes=np.array([(x, 20, x + 20, 40) for x in xs], np.float32).reshape(-1, 4),
-        scores=np.ones(count, np.float32),
-        labels=np.full(count, -1, np.int32),
-        embeddings=np.zeros((count, 0), np.float32),
         masks=tuple(Mask(x, 20, np.ones((20, 20), bool)) for x in xs),
         track_ids=np.array(ids, np.int64),
         states=np.array(states or [TrackState.TRACKED] * count, np.uint8),

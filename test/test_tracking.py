@@ -25,7 +25,6 @@ def seen(*objects, score=0.8):
     return Instances(
         boxes=np.hstack((xy - 20, xy + 20)),
         scores=np.array([r[3] for r in rows], np.float32),
-        labels=np.full(len(rows), -1, np.int32),
         embeddings=(LOOKS[[r[0] for r in rows]].reshape(-1, 32) + noise).astype(np.float32),
         masks=tuple(Mask(0, 0, np.ones((1, 1), bool)) for _ in rows),
     )

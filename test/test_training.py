@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from masa_ros import cli
 from masa_ros.errors import ConfigError, SourceError, WeightsError
 from masa_ros.models import checkpoints
+from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import model_config
 from masa_ros.training.composites import Composites
@@ -28,7 +30,7 @@ from masa_ros.training.losses import (
     released_margin_loss,
     unknown_share,
 )
-from masa_ros.training.measure import retrieval
+from masa_ros.training.measure import clip, nearest_is_own, tracking
 from masa_ros.training.train import TrainConfig, to_batch, train
 
 
@@ -253,14 +255,36 @@ def test_two_processes_take_the_steps_of_one(photos, tmp_path):
             assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=2e-2, abs=1e-3)
 
 
+def test_clips_go_smoothly_from_one_view_to_the_other(composites):
+    shifts = []
+    for number in range(4):
+        frames = clip(composites, number)
+        assert len(frames) == 16
+        truths = [truth.instances for _, truth in frames]
+        for before, after in itertools.pairwise(truths):
+            for i, j in zip(*np.nonzero(before.track_ids[:, None] == after.track_ids[None])):
+                shifts.append(np.abs(before.boxes[i] - after.boxes[j]).max())
+    assert 0 < np.median(shifts) < 8
+    again = clip(composites, 3)
+    assert all(np.array_equal(a.image, b.image) for (a, _), (b, _) in zip(frames, again))
+
+
+def test_a_network_that_was_trained_tracks_in_clips(composites):
+    clips = [clip(composites, number) for number in range(2)]
+    trained = tracking(Detector.load(DetectorConfig(device='cpu')), clips)
+    model = model_config('masa_nano')
+    random = Detector(model, MasaNetwork(model.network), DetectorConfig(), 'cpu')
+    assert trained['hota'] > 0.3 > 0.05 > tracking(random, clips)['hota']
+
+
 def test_retrieval_counts_who_is_nearest_to_himself():
     first = np.array([[1.0, 0], [0, 1], [1, 1]], np.float32)
     second = np.array([[0.0, 2], [3, 0.1]], np.float32)
     ids = torch.tensor([4, 7, 9]), torch.tensor([7, 4])
-    assert retrieval([(first, second)], [ids]) == 1.0
+    assert nearest_is_own([(first, second)], [ids]) == 1.0
     wrong = torch.tensor([4, 7, 9]), torch.tensor([4, 7])
-    assert retrieval([(first, second)], [wrong]) == 0.0
-    assert retrieval([(first, second), (first, second)], [ids, wrong]) == 0.5
+    assert nearest_is_own([(first, second)], [wrong]) == 0.0
+    assert nearest_is_own([(first, second), (first, second)], [ids, wrong]) == 0.5
 
 
 def test_frozen_parts_keep_their_weights(composites, tmp_path):
@@ -304,7 +328,7 @@ def test_the_command_trains_on_a_folder(photos, tmp_path, capsys):
     options = ['--steps', '2', '--pairs', '1', '--size', '128', '--workers', '0']
     assert cli.main([*arguments, *options, '--evaluate-every', '2']) == 0
     (row,) = csv.DictReader((tmp_path / 'evaluation.csv').open())
-    assert set(row) == {'step', 'ar', 'r50', 'mask_ar', 'retrieval'}
+    assert set(row) == {'step', 'ar', 'r50', 'mask_ar', 'retrieval', 'hota', 'idf1'}
     assert all(0 <= float(row[key]) <= 1 for key in row if key != 'step')
     assert (tmp_path / 'masa_nano.safetensors').is_file()
     assert cli.main(['train', '--images', str(tmp_path / 'x'), '--output', str(tmp_path)]) == 2

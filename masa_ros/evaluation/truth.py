@@ -79,6 +79,22 @@ def read_truth(path: Path, found: Sequence[TrackedFrame], video: str = '') -> li
     )
 
 
+def from_masks(
+    index: int, stamp_ns: int, masks: NDArray[np.bool_], ids: Sequence[int] | NDArray[np.int64]
+) -> TrackedFrame:
+    """Make the truth about an image of the masks (N, H, W) of its objects, none empty."""
+    windows = [crop(mask) for mask in masks]
+    boxes = [(m.x, m.y, m.x + m.width, m.y + m.height) for m in windows]
+    instances = Instances(
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        masks=tuple(windows),
+        track_ids=np.array(ids, np.int64),
+        states=np.full(len(ids), TrackState.TRACKED, np.uint8),
+    )
+    height, width = masks.shape[1:]
+    return TrackedFrame(index, f'frame {index}', stamp_ns, height, width, instances)
+
+
 def _frame(of: TrackedFrame, rows: Iterable[Row]) -> TrackedFrame:
     """Labelled objects as the truth about a tracked frame."""
     rows = list(rows)
@@ -91,9 +107,7 @@ def _frame(of: TrackedFrame, rows: Iterable[Row]) -> TrackedFrame:
         masks = None
     instances = Instances(
         boxes=np.array([row.box for row in rows], np.float32).reshape(-1, 4),
-        scores=np.ones(len(rows), np.float32),
         labels=np.array([row.label for row in rows], np.int32),
-        embeddings=np.zeros((len(rows), 0), np.float32),
         masks=masks,
         track_ids=np.array(ids, np.int64),
         states=np.full(len(rows), TrackState.TRACKED, np.uint8),

@@ -337,8 +337,6 @@ class Detector:
         return Instances(
             boxes=(boxes.cpu() / _scale(encoded.view)).numpy(),
             scores=scores.cpu().numpy(),
-            labels=np.full(len(boxes), -1, np.int32),
-            embeddings=np.zeros((len(boxes), 0), np.float32),
         )
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, View]:

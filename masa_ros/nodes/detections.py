@@ -63,7 +63,6 @@ def detections_from_msg(message: Any, classes: ClassNames) -> Instances:
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         scores=np.array(scores, np.float32),
         labels=np.array(labels, np.int32),
-        embeddings=np.zeros((len(boxes), 0), np.float32),
     )
 
 

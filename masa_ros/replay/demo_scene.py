@@ -15,10 +15,10 @@ import skimage.data
 from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
 
-from masa_ros.masks import crop
+from masa_ros.evaluation.truth import from_masks
 from masa_ros.tracks_file import TrackedFrame
 from masa_ros.training.cutouts import Scene, clean, cut, grabcut
-from masa_ros.types import Frame, Instances, TrackState
+from masa_ros.types import Frame
 
 SIZE = (480, 640)  # height, width
 FPS = 10.0
@@ -155,20 +155,6 @@ def render(
             ids[layer[:, :, 3] > 127] = track_id
         stamp_ns = round((1 + number / FPS) * 1e9)
         frame = Frame(np.clip(image, 0, 255).astype(np.uint8), stamp_ns, 'camera_optical_frame')
-        yield frame, _truth(number, stamp_ns, ids, len(actors))
-
-
-def _truth(number: int, stamp_ns: int, ids: NDArray[np.int64], actors: int) -> TrackedFrame:
-    visible = [i for i in range(1, actors + 1) if (ids == i).sum() >= _VISIBLE_PIXELS]
-    masks = [crop(ids == i) for i in visible]
-    boxes = [(m.x, m.y, m.x + m.width, m.y + m.height) for m in masks]
-    instances = Instances(
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        scores=np.ones(len(visible), np.float32),
-        labels=np.full(len(visible), -1, np.int32),
-        embeddings=np.zeros((len(visible), 0), np.float32),
-        masks=tuple(masks),
-        track_ids=np.array(visible, np.int64),
-        states=np.full(len(visible), TrackState.TRACKED, np.uint8),
-    )
-    return TrackedFrame(number, f'frame {number}', stamp_ns, *SIZE, instances)
+        visible = [i + 1 for i in range(len(actors)) if (ids == i + 1).sum() >= _VISIBLE_PIXELS]
+        masks = ids[None] == np.array(visible, np.int64).reshape(-1, 1, 1)
+        yield frame, from_masks(number, stamp_ns, masks, visible)

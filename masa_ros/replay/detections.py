@@ -70,7 +70,6 @@ def _instances(rows: list[dict[str, Any]]) -> Instances:
         boxes=np.hstack((box[:, :2], box[:, :2] + box[:, 2:])),
         scores=np.array([row['score'] for row in rows], np.float32),
         labels=np.array([row['label'] for row in rows], np.int32),
-        embeddings=np.zeros((len(rows), 0), np.float32),
         masks=masks,
     )
 

@@ -470,7 +470,6 @@ class Tracker:
             last = Instances(
                 boxes=memory.boxes[lost].astype(np.float32),
                 scores=memory.scores[lost],
-                labels=np.full(len(lost), -1, np.int32),
                 embeddings=memory.embeddings[lost],
                 masks=tuple(self._masks[i] for i in memory.ids[lost].tolist()),
             )

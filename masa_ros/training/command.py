@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-_EVALUATED = 50  # scenes, of two views each
+_SCENES, _CLIPS = 50, 10  # that are evaluated
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar='STEPS',
-        help='measure recall and retrieval on held-out composites; 0: never',
+        help='measure recall, retrieval and tracking on held-out composites; 0: never',
     )
     parser.add_argument('--workers', type=int, default=1, help='processes that make scenes')
     parser.add_argument('--threads', type=int, default=0, help='of torch; 0: its own choice')
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     from masa_ros.training.composites import Composites
     from masa_ros.training.cutouts import image_files, mine, part_readable
     from masa_ros.training.data import Mixture, Photographs, Source
-    from masa_ros.training.measure import evaluator
+    from masa_ros.training.measure import clip, evaluator
     from masa_ros.training.proposals import read_proposals
     from masa_ros.training.train import TrainConfig, train
     from masa_ros.training.views import ViewConfig
@@ -132,8 +132,9 @@ def run(arguments: argparse.Namespace) -> int:
     evaluate = None
     if arguments.evaluate_every:
         held_out = Composites(library, photos, size, arguments.seed, held_out=True)
-        scenes = [held_out.sample(i) for i in range(_EVALUATED)]
+        scenes = [held_out.sample(i) for i in range(_SCENES)]
+        clips = [clip(held_out, i) for i in range(_CLIPS)]
         device = str(choose_device(arguments.device))
-        evaluate = evaluator(model_config(arguments.model), scenes, device)
+        evaluate = evaluator(model_config(arguments.model), scenes, clips, device)
     print(f'weights: {train(config, Mixture(parts, arguments.seed), evaluate)}')
     return 0

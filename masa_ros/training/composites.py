@@ -7,6 +7,7 @@ known correspondence. Here the objects also move on their own between the views.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,18 +21,31 @@ from masa_ros.training.views import Sample, Seen, affine, pack, photometric
 Array = NDArray[Any]
 
 _SMALLEST_SIDE = 10.0  # pixels; smaller objects are not drawn
-_VISIBLE_PIXELS = 40
-_VISIBLE_SHARE = 0.3
+_PIXELS, _SHARE = 40, 0.3  # of an object that must be visible
 
 
 class _Object(NamedTuple):
-    """A picture to draw: RGBA at a few sizes, and where: centre (x, y) in 0..1, side in pixels."""
+    """A picture to draw: RGBA at a few sizes, and where it is in the two views.
+
+    ``poses`` (2, 5): centre x, y in 0..1, logarithm of the enlargement, angle, shear.
+    """
 
     levels: list[Array]
-    centre: tuple[float, float]
-    side: float
-    angle: float
     flip: bool
+    poses: NDArray[np.float64]
+
+
+class _Scene(NamedTuple):
+    """Objects, those in front last, before a background (2H, 2W, 3) whose middle is looked at.
+
+    ``unknown``: the background may show whole objects. ``camera`` (2, 4): how far it is off in
+    the two views, x, y in 0..1, logarithm of the zoom, angle.
+    """
+
+    background: Array
+    unknown: bool
+    objects: list[_Object]
+    camera: NDArray[np.float64]
 
 
 def _levels(rgba: Array) -> list[Array]:
@@ -253,7 +267,8 @@ class Composites:
             ]
         return levels
 
-    def _composite(self, rng: np.random.Generator) -> list[Seen]:
+    def _arrange(self, rng: np.random.Generator) -> _Scene:
+        """Choose objects, and where they and the camera are in the two views."""
         height, width = self.size
         background, unknown = self._background(rng)
         count = int(rng.integers(1, 10))
@@ -262,59 +277,92 @@ class Composites:
         for _ in range(count):
             levels = self._picture(rng)
             side = float(np.exp(rng.uniform(np.log(18), np.log(largest))))
-            centre = (float(rng.uniform(0.02, 0.98)), float(rng.uniform(0.02, 0.98)))
-            angle = float(rng.normal(0, 0.2))
-            objects.append(_Object(levels, centre, side, angle, bool(rng.random() < 0.5)))
-        objects.sort(key=lambda o: -o.side * rng.uniform(0.3, 1.0))  # small ones mostly in front
+            centre = rng.uniform(0.02, 0.98, 2)
+            size = side / max(levels[0].shape[:2])
+            first = np.array([*centre, np.log(size), rng.normal(0, 0.2), 0.0])
+            # Half of the objects go anywhere: looks must tell them apart, not places.
+            there = centre + rng.normal(0, 0.25, 2) * min(side, 60) / (width, height)
+            if rng.random() < 0.5:
+                there = rng.uniform(0.02, 0.98, 2)
+            turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.1 else rng.normal(0, 0.2)
+            change = (rng.normal(0, 0.2), turn, rng.normal(0, 0.08))
+            second = np.concatenate((there, first[2:] + change))
+            objects.append(_Object(levels, bool(rng.random() < 0.5), np.stack((first, second))))
+        # Small ones mostly in front.
+        sides = np.array([np.exp(o.poses[0, 2]) * max(o.levels[0].shape[:2]) for o in objects])
+        order = np.argsort(-sides * rng.uniform(0.3, 1.0, count))
+        objects = [objects[i] for i in order]
+        camera = np.zeros((2, 4))
+        camera[1] = (*(rng.normal(0, 0.1, 2)), rng.uniform(-0.4, 0.4), rng.normal(0, 0.1))
+        return _Scene(background, unknown, objects, camera)
 
+    def _render(
+        self, scene: _Scene, time: float, order: Iterable[int], rng: np.random.Generator
+    ) -> tuple[Array, Array, dict[int, int]]:
+        """Draw a scene at a time between its views, 0 and 1, the objects of ``order`` alone.
+
+        Returns
+        -------
+        image (H, W, 3), map (H, W) of object numbers from 1, and the pixels each has in full.
+
+        """
+        height, width = self.size
+        x, y, zoom, angle = scene.camera[0] + time * (scene.camera[1] - scene.camera[0])
+        camera, pan = affine(float(np.exp(zoom)), angle), np.array([x * width, y * height])
+        middle = np.array([width / 2, height / 2])
+        matrix = np.column_stack((camera, middle + pan - camera @ (2 * middle)))
+        image = cv2.warpAffine(
+            scene.background, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101
+        )
+        ids = np.zeros((height, width), np.uint8)
+        whole: dict[int, int] = {}
+        seeds = rng.integers(0, 1 << 62, len(scene.objects))  # what one takes is not another's
+        for i in order:
+            item = scene.objects[i]
+            x, y, size, angle, shear = item.poses[0] + time * (item.poses[1] - item.poses[0])
+            own = affine(float(np.exp(size)), angle, shear)
+            if item.flip:
+                own = own @ np.diag([-1.0, 1.0])
+            place = camera @ (np.array([x * width, y * height]) - middle) + middle + pan
+            whole[i + 1] = _draw(
+                image,
+                ids,
+                item.levels,
+                camera @ own,
+                place,
+                i + 1,
+                np.random.default_rng(seeds[i]),
+            )
+        return image, ids, whole
+
+    def _composite(self, rng: np.random.Generator) -> list[Seen]:
+        scene = self._arrange(rng)
+        everything = np.arange(len(scene.objects))
         views: list[Seen] = []
         for view in (0, 1):
-            camera = (
-                affine(1.0, 0.0)
-                if view == 0
-                else affine(float(np.exp(rng.uniform(-0.4, 0.4))), float(rng.normal(0, 0.1)))
-            )
-            pan = np.zeros(2) if view == 0 else rng.normal(0, 0.1, 2) * (width, height)
-            middle = np.array([width / 2, height / 2])
-            matrix = np.zeros((2, 3))
-            matrix[:, :2] = camera
-            matrix[:, 2] = middle + pan - camera @ (2 * middle)
-            image = cv2.warpAffine(
-                background, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101
-            )
-            ids = np.zeros((height, width), np.uint8)
-            whole: dict[int, int] = {}
-            drawn = list(enumerate(objects, start=1))
+            order = everything
             if view == 1 and rng.random() < 0.3:
-                drawn = [drawn[i] for i in rng.permutation(len(drawn))]  # others hide others
-            for number, item in drawn:
-                if rng.random() < 0.08:
-                    continue
-                spot = np.array(item.centre)
-                own = affine(item.side / max(item.levels[0].shape[:2]), item.angle)
-                if view == 1:
-                    # Half of the objects go anywhere: looks must tell them apart, not places.
-                    spot += rng.normal(0, 0.25, 2) * min(item.side, 60) / (width, height)
-                    if rng.random() < 0.5:
-                        spot = rng.uniform(0.02, 0.98, 2)
-                    turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.1 else rng.normal(0, 0.2)
-                    grow = float(np.exp(rng.normal(0, 0.2)))
-                    own = affine(grow, float(turn), float(rng.normal(0, 0.08))) @ own
-                place = camera @ (spot * (width, height) - middle) + middle + pan
-                if item.flip:
-                    own = own @ np.diag([-1.0, 1.0])
-                whole[number] = _draw(image, ids, item.levels, camera @ own, place, number, rng)
-            image = photometric(image, rng)
-            visible = np.bincount(ids.ravel(), minlength=256)
-            shown = [
-                i
-                for i, area in whole.items()
-                if visible[i] >= max(_VISIBLE_PIXELS, _VISIBLE_SHARE * area)
-            ]
-            hidden = [i for i in whole if visible[i] and i not in shown]
-            ignore = np.isin(ids, hidden) | (unknown & (ids == 0))
-            views.append(_seen(image, ids, shown, ignore))
+                order = rng.permutation(everything)  # others hide others
+            order = order[rng.random(len(order)) >= 0.08]  # some are in one view only
+            image, ids, whole = self._render(scene, view, order, rng)
+            shown = _visible(ids, whole)
+            hidden = [i for i in whole if i not in shown]
+            ignore = np.isin(ids, hidden) | (scene.unknown & (ids == 0))
+            views.append(_seen(photometric(image, rng), ids, shown, ignore))
         return views
+
+    def clip(self, index: int, frames: int) -> Iterator[Seen]:
+        """Show scene number ``index`` on its way from one view to the other, all objects in it."""
+        rng = np.random.default_rng((self.seed, 3, index))
+        scene = self._arrange(rng)
+        while scene.unknown:
+            scene = self._arrange(rng)
+        for time in np.linspace(0, 1, frames):
+            # The same chance for every frame: shadows and colours must not flicker.
+            same = np.random.default_rng((self.seed, 4, index))
+            image, ids, whole = self._render(scene, time, range(len(scene.objects)), same)
+            shown = _visible(ids, whole)
+            yield _seen(photometric(image, same), ids, shown, np.zeros(ids.shape, bool))
 
     def _real(self, rng: np.random.Generator) -> list[Seen]:
         """Two views of a photograph itself: one object in its true surroundings."""
@@ -344,6 +392,12 @@ class Composites:
             shown = [1] if ids.sum() > 200 else []
             views.append(_seen(photometric(image, rng), ids, shown, ids == 0))
         return views
+
+
+def _visible(ids: Array, whole: dict[int, int]) -> list[int]:
+    """Tell which objects of a map enough is seen of, given the pixels each has in full."""
+    seen = np.bincount(ids.ravel(), minlength=256)
+    return [i for i, area in whole.items() if seen[i] >= max(_PIXELS, _SHARE * area)]
 
 
 def _seen(image: Array, id_map: Array, shown: list[int], ignore: Array) -> Seen:

@@ -1,20 +1,32 @@
-"""How good a network is while it learns: recall of its proposals, and retrieval by looks."""
+"""How good a network is while it learns: recall of proposals, retrieval by looks, tracking."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from masa_ros.evaluation.metrics import evaluate
 from masa_ros.evaluation.recall import Found
+from masa_ros.evaluation.truth import from_masks
 from masa_ros.masks import crop
 from masa_ros.models.configs import ModelConfig
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.network import MasaNetwork
+from masa_ros.pipeline import Pipeline
+from masa_ros.tracking import TrackerConfig, make_tracker
+from masa_ros.tracks_file import TrackedFrame
+from masa_ros.training.composites import Composites
 from masa_ros.training.views import Sample
-from masa_ros.types import Instances
+from masa_ros.types import Frame, Instances
+
+_CLIP_FRAMES, _CLIP_STEP_NS = 16, 100_000_000
+
+Clip = list[tuple[Frame, TrackedFrame]]
+"""Frames with what is true of them."""
 
 
 def hundred_best(**options: Any) -> DetectorConfig:
@@ -24,49 +36,66 @@ def hundred_best(**options: Any) -> DetectorConfig:
     )
 
 
+def pictures(scene: Sample) -> Iterator[tuple[np.ndarray, Instances]]:
+    """Give the two views of a scene as images (H, W, 3) uint8 with the objects in them."""
+    for pixels, boxes, masks in zip(scene.images, scene.boxes, scene.masks):
+        truth = Instances(boxes.numpy(), masks=tuple(crop(mask) for mask in masks.numpy()))
+        yield pixels.permute(1, 2, 0).contiguous().numpy(), truth
+
+
+def clip(source: Composites, index: int) -> Clip:
+    """Make clip number ``index`` of a source, ten frames a second."""
+    made = []
+    for number, seen in enumerate(source.clip(index, _CLIP_FRAMES)):
+        stamp_ns = (number + 1) * _CLIP_STEP_NS
+        truth = from_masks(number, stamp_ns, seen.masks, seen.ids)
+        made.append((Frame(seen.image, stamp_ns), truth))
+    return made
+
+
 def evaluator(
-    model: ModelConfig, scenes: Sequence[Sample], device: str
+    model: ModelConfig, scenes: Sequence[Sample], clips: Sequence[Clip], device: str
 ) -> Callable[[MasaNetwork], dict[str, float]]:
-    """Return what measures a network on scenes that it does not learn from."""
+    """Return what measures a network on scenes and clips that it does not learn from."""
     config = hundred_best(model=model.name, device=device, precision='fp32')
 
-    def evaluate(network: MasaNetwork) -> dict[str, float]:
-        return measure(Detector(model, network, config, device), scenes)
+    def measure(network: MasaNetwork) -> dict[str, float]:
+        detector = Detector(model, network, config, device)
+        figures = recall(detector, scenes) | {'retrieval': retrieval(detector, scenes)}
+        detector.configure(DetectorConfig(model.name))
+        return figures | tracking(detector, clips)
 
-    return evaluate
+    return measure
 
 
-def measure(detector: Detector, scenes: Sequence[Sample]) -> dict[str, float]:
-    """Measure a detector on scenes.
-
-    Returns
-    -------
-    ``ar``, ``r50``: recall of boxes by the hundred best proposals, ``mask_ar`` of masks, see
-    ``evaluation.recall``. ``retrieval``: share of objects seen in both views whose embedding in
-    the second view is, among all objects of all second views, the nearest to that in the first.
-
-    """
+def recall(detector: Detector, scenes: Sequence[Sample]) -> dict[str, float]:
+    """Recall of boxes by the detector (``ar``, ``r50``) and of masks (``mask_ar``)."""
     found = Found()
-    looks: list[tuple[np.ndarray, np.ndarray]] = []
     for scene in scenes:
-        in_views = []
-        for view in (0, 1):
-            image = scene.images[view].permute(1, 2, 0).contiguous().numpy()
-            truth = _truth(scene, view)
-            (encoded,) = detector.encode([image])
-            found.add(detector.find(encoded), truth, image.shape[:2])
-            in_views.append(detector.complete(encoded, truth).embeddings)
-        looks.append((in_views[0], in_views[1]))
-    boxes, masks = found.boxes(), found.masks()
-    figures = {'ar': boxes.ar, 'r50': boxes.r50, 'mask_ar': masks.ar}
-    return figures | {'retrieval': retrieval(looks, [scene.ids for scene in scenes])}
+        for image, truth in pictures(scene):
+            found.add(detector(image), truth, image.shape[:2])
+    boxes = found.boxes()
+    return {'ar': boxes.ar, 'r50': boxes.r50, 'mask_ar': found.masks().ar}
 
 
-def retrieval(
+def retrieval(detector: Detector, scenes: Sequence[Sample]) -> float:
+    """Share of objects that their embedding finds again.
+
+    Of the objects that are in both views of a scene: how many embeddings of first views have, of
+    all objects of all second views, their own as the nearest.
+    """
+    looks = []
+    for scene in scenes:
+        first, second = (detector(image, truth).embeddings for image, truth in pictures(scene))
+        looks.append((first, second))
+    return nearest_is_own(looks, [scene.ids for scene in scenes])
+
+
+def nearest_is_own(
     looks: Sequence[tuple[np.ndarray, np.ndarray]],
     ids: Sequence[tuple[torch.Tensor, torch.Tensor]],
 ) -> float:
-    """Share of embeddings (N, E) of first views whose nearest of all second views is their own."""
+    """Do the counting of ``retrieval``, by embeddings (N, E) and ids (N,) of both views."""
     pool = np.concatenate([second for _, second in looks])
     pool /= np.maximum(np.linalg.norm(pool, axis=1, keepdims=True), 1e-9)
     right = asked = start = 0
@@ -80,12 +109,12 @@ def retrieval(
     return right / asked if asked else 0.0
 
 
-def _truth(scene: Sample, view: int) -> Instances:
-    count = len(scene.ids[view])
-    return Instances(
-        boxes=scene.boxes[view].numpy(),
-        scores=np.ones(count, np.float32),
-        labels=np.full(count, -1, np.int32),
-        embeddings=np.zeros((count, 0), np.float32),
-        masks=tuple(crop(mask) for mask in scene.masks[view].numpy()),
-    )
+def tracking(detector: Detector, clips: Sequence[Clip]) -> dict[str, float]:
+    """HOTA and IDF1, means over clips, with the default association."""
+    pipeline = Pipeline(detector, make_tracker(TrackerConfig()))
+    scores = []
+    for made in clips:
+        pipeline.reset()
+        found = [dataclasses.replace(truth, instances=pipeline(frame)) for frame, truth in made]
+        scores.append(evaluate(found, [truth for _, truth in made], detailed=False))
+    return {key: float(np.mean([getattr(s, key) for s in scores])) for key in ('hota', 'idf1')}
