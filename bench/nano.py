@@ -1,10 +1,12 @@
-"""What masa_nano finds: recall on real photographs and composites, next to what it must beat.
+"""How good masa_nano is, next to what it must beat.
 
     python bench/nano.py [NAME=WEIGHTS ...] [--data DIR] [--library DIR]
 
-Rows: the shipped weights, every NAME=WEIGHTS given, a network with random weights, and a fixed
-grid of boxes. Photographs are those of ``labelled/`` in --data; composites are made of the
-held-out tenth of the photographs that training never sees.
+Rows: the shipped weights, every NAME=WEIGHTS given, a network with random weights, and, where
+only boxes count, a fixed grid. Recall on the photographs of ``labelled/`` in --data and on
+composites of the held-out tenth of the photographs, which training never sees; retrieval on the
+latter; tracking on the demo's recording and on generated clips; the palindrome of the sequences
+in --data; time and size.
 """
 
 from __future__ import annotations
@@ -20,23 +22,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import clips
 import cv2
 import numpy as np
+import palindromes
 import torch
 from tqdm import tqdm
 
 from masa_ros.evaluation.recall import SIZES, Found, Recall
 from masa_ros.masks import crop
 from masa_ros.models import checkpoints
-from masa_ros.models.detector import Detector
+from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import model_config
+from masa_ros.pipeline import Pipeline
+from masa_ros.replay import demo_scene
+from masa_ros.tracking import TrackerConfig, make_tracker
 from masa_ros.training.composites import Composites
 from masa_ros.training.cutouts import image_files, mine
-from masa_ros.training.measure import hundred_best
+from masa_ros.training.measure import Clip, hundred_best, pictures, retrieval, tracking
+from masa_ros.training.views import Sample
 from masa_ros.types import Instances
 
 COMPOSITES = 150  # scenes, two views each
+CLIPS = range(4)  # seeds of each kind
 SETS = ('voc_boxes_a', 'fruit_boxes', 'coco_persons4')
 Find = Callable[[np.ndarray], Instances]
 
@@ -49,13 +58,8 @@ class Image(NamedTuple):
 
 
 def instances(boxes: np.ndarray, masks: tuple[Any, ...] | None = None) -> Instances:
-    """Boxes (N, 4) as instances, best first."""
-    count = len(boxes)
-    return Instances(
-        boxes=boxes.astype(np.float32).reshape(-1, 4),
-        scores=np.linspace(1, 0.5, count).astype(np.float32),
-        masks=masks,
-    )
+    """Boxes (N, 4) as instances."""
+    return Instances(boxes.astype(np.float32).reshape(-1, 4), masks=masks)
 
 
 def photographs(folder: Path) -> Iterator[Image]:
@@ -77,22 +81,12 @@ def photographs(folder: Path) -> Iterator[Image]:
         yield Image(pixels, instances(np.array([box for box, _ in rows]), masks))
 
 
-def composites(photos: Path, library: Path) -> Iterator[Image]:
+def composites(photos: Path, library: Path) -> list[Sample]:
     """Held-out composites."""
     files = image_files(photos)
     mine(files, library)
     source = Composites(library, files, (384, 512), seed=77, held_out=True)
-    for index in range(COMPOSITES):
-        sample = source.sample(index)
-        for view in (0, 1):
-            pixels = sample.images[view].permute(1, 2, 0).contiguous().numpy()
-            masks = tuple(crop(mask) for mask in sample.masks[view].numpy())
-            yield Image(pixels, instances(sample.boxes[view].numpy(), masks))
-
-
-def detector_of(weights: str) -> Detector:
-    """Return a detector that gives its hundred best, however poor."""
-    return Detector.load(hundred_best(weights=weights, device='cpu'))
+    return [source.sample(i) for i in tqdm(range(COMPOSITES), desc='composites', leave=False)]
 
 
 def grid(pixels: np.ndarray) -> Instances:
@@ -138,50 +132,104 @@ def main() -> dict[str, Any]:
         for name in SETS
         if (arguments.data / 'labelled' / name).is_dir()
     }
+    scenes: list[Sample] = []
     if (arguments.data / 'photos').is_dir():
-        made = composites(arguments.data / 'photos', arguments.library)
-        sets['composites'] = list(tqdm(made, desc='composites', leave=False))
-    if not sets:
-        print(f'no labelled images in {arguments.data}')
-        return {}
-    finders: dict[str, Find] = {'shipped': detector_of('')}
-    for item in arguments.weights:
-        name, _, path = item.partition('=')
-        finders[name] = detector_of(path)
+        scenes = composites(arguments.data / 'photos', arguments.library)
+        sets['composites'] = [Image(*picture) for scene in scenes for picture in pictures(scene)]
     with tempfile.TemporaryDirectory() as folder:
-        finders['random weights'] = detector_of(random_weights(Path(folder)))
-    finders['grid of boxes'] = grid
-    figures: dict[str, Any] = {}
-    for name, images in sets.items():
-        print(f'\n{name}: {len(images)} images, {sum(len(i.truth) for i in images)} objects')
-        heads = ''.join(f'{head:>7}' for head in ('R50', 'R70', 'top20'))
-        print(
-            f'{"":18}{"box AR":>7}{heads}   {"mask AR":>7}{heads}   R50 of boxes by side:'
-            f' ..{SIZES[0]:g} ..{SIZES[1]:g} larger{"ms":>8}'
-        )
-        for finder, find in finders.items():
-            found = Found()
-            times = []
-            for image in images:
-                start = time.perf_counter()
-                answer = find(image.pixels)
-                times.append((time.perf_counter() - start) * 1e3)
-                found.add(answer, image.truth, image.pixels.shape[:2])
-            limits = (0.0, *SIZES, np.inf)
-            by_size = [found.boxes(low, high) for low, high in itertools.pairwise(limits)]
-            shares = ''.join(f'{100 * r.r50:6.0f}' if r.count else '     -' for r in by_size)
-            print(
-                f'{finder:18}{line(found.boxes())}   {line(found.masks())}   {"":16}{shares}'
-                f'{np.median(times):14.1f}',
-                flush=True,
-            )
-            figures.setdefault(name, {})[finder] = {
-                'boxes': vars(found.boxes()),
-                'masks': vars(found.masks()),
-                'by_size': [vars(recall) for recall in by_size],
-                'ms': float(np.median(times)),
-            }
+        files = {'shipped': str(model_config('masa_nano').shipped_weights)}
+        files |= {name: path for name, _, path in (w.partition('=') for w in arguments.weights)}
+        files['random weights'] = random_weights(Path(folder))
+        detectors = {
+            name: Detector.load(hundred_best(weights=file, device='cpu'))
+            for name, file in files.items()
+        }
+        sizes = {name: Path(file).stat().st_size / 2**20 for name, file in files.items()}
+    figures = {
+        name: recalls({**detectors, 'grid of boxes': grid}, sets[name], name) for name in sets
+    }
+    figures['tracking'] = trackings(detectors, sizes, scenes, arguments.data / 'sequences')
     return figures
+
+
+def recalls(finders: dict[str, Find], images: list[Image], title: str) -> dict[str, Any]:
+    """Print the table of one set of images and return its figures."""
+    print(f'\n{title}: {len(images)} images, {sum(len(i.truth) for i in images)} objects')
+    heads = ''.join(f'{head:>7}' for head in ('R50', 'R70', 'top20'))
+    print(
+        f'{"":18}{"box AR":>7}{heads}   {"mask AR":>7}{heads}   R50 of boxes by side:'
+        f' ..{SIZES[0]:g} ..{SIZES[1]:g} larger'
+    )
+    figures: dict[str, Any] = {}
+    for finder, find in finders.items():
+        found = Found()
+        for image in images:
+            found.add(find(image.pixels), image.truth, image.pixels.shape[:2])
+        limits = (0.0, *SIZES, np.inf)
+        by_size = [found.boxes(low, high) for low, high in itertools.pairwise(limits)]
+        shares = ''.join(f'{100 * r.r50:6.0f}' if r.count else '     -' for r in by_size)
+        print(
+            f'{finder:18}{line(found.boxes())}   {line(found.masks())}{"":19}{shares}', flush=True
+        )
+        figures[finder] = {
+            'boxes': vars(found.boxes()),
+            'masks': vars(found.masks()),
+            'by_size': [vars(recall) for recall in by_size],
+        }
+    return figures
+
+
+def trackings(
+    detectors: dict[str, Detector], sizes: dict[str, float], scenes: list[Sample], sequences: Path
+) -> dict[str, Any]:
+    """Print the table of everything that needs ids and return its figures."""
+    print(
+        f'\nretrieval: of {len(scenes)} composites. Palindrome of real sequences: found with the '
+        'same id, of what is larger than 32 x 32 pixels, and how many such a frame\n'
+        f'{"":18}{"retrieval":>10}{"demo HOTA":>11}{"IDF1":>7}{"clips HOTA":>12}{"IDF1":>7}'
+        f'{"palindrome":>12}{"crowd":>7}{"ms p50":>8}{"p90":>6}{"MiB":>6}'
+    )
+    figures: dict[str, Any] = {}
+    for name, detector in detectors.items():
+        found_again = retrieval(detector, scenes) if scenes else 0.0
+        detector.configure(DetectorConfig())
+        demo = list(demo_scene.render())
+        on_demo, times = tracking(detector, [demo]), milliseconds(detector, demo)
+        on_clips = tracking(
+            detector, (clips.clip(kind, seed) for kind in clips.KINDS for seed in CLIPS)
+        )
+        pipeline = Pipeline(detector, make_tracker(TrackerConfig()))
+        results = [result for _, result in palindromes.palindromes(pipeline, sequences)]
+        lasting = palindromes.added(result.recall for result in results)
+        crowd = float(np.mean([result.crowd for result in results])) if results else 0.0
+        p50, p90 = np.percentile(times, (50, 90))
+        print(
+            f'{name:18}{found_again:10.3f}{on_demo["hota"]:11.3f}{on_demo["idf1"]:7.3f}'
+            f'{on_clips["hota"]:12.3f}{on_clips["idf1"]:7.3f}{lasting.value:12.3f}{crowd:7.1f}'
+            f'{p50:8.1f}{p90:6.1f}{sizes[name]:6.1f}',
+            flush=True,
+        )
+        figures[name] = {
+            'retrieval': found_again,
+            'demo': on_demo,
+            'clips': on_clips,
+            'palindrome': lasting.value,
+            'crowd': crowd,
+            'ms': {'p50': p50, 'p90': p90},
+            'mib': sizes[name],
+        }
+    return figures
+
+
+def milliseconds(detector: Detector, clip: Clip) -> list[float]:
+    """Time of each frame of 640 x 480 pixels, association and masks included."""
+    pipeline = Pipeline(detector, make_tracker(TrackerConfig()))
+    times = []
+    for frame, _ in clip:
+        start = time.perf_counter()
+        pipeline(frame)
+        times.append((time.perf_counter() - start) * 1e3)
+    return times[10:]  # the first ones choose kernels and take memory
 
 
 if __name__ == '__main__':

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from masa_ros.errors import ImageError
-from masa_ros.evaluation.palindrome import AGES, Share, palindrome
+from masa_ros.evaluation.palindrome import AGES, Palindrome, Share, palindrome
 from masa_ros.pipeline import Pipeline, PipelineConfig
 from masa_ros.replay.sources import open_source
 
 SEQUENCES = Path(__file__).parents[2] / 'shared/data/sequences'
+
+
+def palindromes(pipeline: Pipeline, folder: Path = SEQUENCES) -> Iterator[tuple[str, Palindrome]]:
+    """Give the name and the result of every sequence of a folder."""
+    for path in sorted(path.parent for path in folder.glob('*/meta.json')):
+        items = open_source(path)
+        frames = [item.frame for item in items if not isinstance(item.frame, ImageError)]
+        yield path.name, palindrome(frames, pipeline)
+
+
+def added(shares: Iterable[Share]) -> Share:
+    """Return the share of everything together."""
+    parts = list(shares)
+    return Share(sum(part.kept for part in parts), sum(part.count for part in parts))
 
 
 def text(share: Share) -> str:
@@ -21,36 +36,32 @@ def text(share: Share) -> str:
 
 def main() -> dict[str, Any]:
     """Print the table and return its figures."""
-    folders = sorted(path.parent for path in SEQUENCES.glob('*/meta.json'))
-    if not folders:
-        print(f'no sequences in {SEQUENCES}')
-        return {}
-    pipeline = Pipeline.build(PipelineConfig())
     limits = [f'..{age:g} s' for age in AGES]
-    print('per cent of what is seen again at its place that has the same id, by time between')
     print(
-        f'{"":30}{"frames":>7}{"seen":>7}{"again":>7}{"ids":>7}'
-        + ''.join(f'{v:>9}' for v in limits)
+        'again: per cent of what is seen that is seen again at its place; ids: per cent of that '
+        'with the same id, by time between\nrecall: per cent with the same id of all that is '
+        'larger than 32 x 32 pixels, crowd: how many such a frame'
     )
-    figures = {}
-    total = [Share(0, 0)] * 2
-    for folder in folders:
-        items = open_source(folder)
-        frames = [item.frame for item in items if not isinstance(item.frame, ImageError)]
-        result = palindrome(frames, pipeline)
-        by_age = ''.join(
-            f'{text(share):>9}' for share in list(result.by_age.values())[: len(AGES)]
+    heads = ('frames', 'seen', 'again', 'ids', *limits, 'recall', 'crowd')
+    print(f'{"":30}' + ''.join(f'{head:>8}' for head in heads))
+    results = {}
+    for name, result in palindromes(Pipeline.build(PipelineConfig())):
+        by_age = [text(share) for share in list(result.by_age.values())[: len(AGES)]]
+        row = (
+            *(str(result.frames), str(result.seen_again.count)),
+            *(text(result.seen_again), text(result.ids), *by_age, text(result.recall)),
+            f'{result.crowd:.1f}',
         )
-        print(
-            f'{folder.name:30}{result.frames:>7}{result.seen_again.count:>7}'
-            f'{text(result.seen_again):>7}{text(result.ids):>7}{by_age}',
-            flush=True,
-        )
-        figures[folder.name] = dataclasses.asdict(result)
-        parts = (result.seen_again, result.ids)
-        total = [Share(a.kept + b.kept, a.count + b.count) for a, b in zip(total, parts)]
-    print(f'{"all":37}{total[0].count:>7}{text(total[0]):>7}{text(total[1]):>7}')
-    return figures
+        print(f'{name:30}' + ''.join(f'{value:>8}' for value in row), flush=True)
+        results[name] = result
+    if not results:
+        print(f'no sequences in {SEQUENCES}')
+    again, ids, recall = (
+        text(added(getattr(r, key) for r in results.values()))
+        for key in ('seen_again', 'ids', 'recall')
+    )
+    print(f'{"all":46}{again:>8}{ids:>8}{"":32}{recall:>8}')
+    return {name: dataclasses.asdict(result) for name, result in results.items()}
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from masa_ros import cli
 from masa_ros.errors import SourceError
 from masa_ros.evaluation.metrics import evaluate, pair
 from masa_ros.evaluation.page import page, timelines
-from masa_ros.evaluation.palindrome import compare, palindrome
+from masa_ros.evaluation.palindrome import Share, compare, palindrome
 from masa_ros.evaluation.teta import Observed, teta
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.tracks_file import TrackedFrame, write_tracks
@@ -347,6 +347,13 @@ def test_a_palindrome_of_hand_computed_tracks():
         '2 .. 5 s': (1, 2),
     }
     assert result.by_size['small'].count == 3
+    assert result.recall == Share(0, 0)
+
+    def enlarged(frames):
+        return [dataclasses.replace(frame, boxes=frame.boxes * 10) for frame in frames]
+
+    result = compare(enlarged(out), enlarged(back), np.array([4.0, 2.0, 0.5]))
+    assert (result.recall, result.crowd) == (Share(2, 4), 4 / 3)
 
 
 class Diary:

@@ -120,6 +120,11 @@ def test_contrast_loss_of_a_hand_computed_case():
     # Each has one positive (logit s) and two negatives (logit 0): ln(1 + 2 exp(-s)).
     expected = np.log(1 + 2 * np.exp(-s))
     assert float(contrast_loss(embeddings, identity, view)) == pytest.approx(expected, rel=1e-5)
+    # Each object a scene of its own: nothing to be told from.
+    embeddings.requires_grad_()
+    loss = contrast_loss(embeddings, identity, view, scene=identity)
+    loss.backward()
+    assert float(loss) == 0.0 and embeddings.grad.isfinite().all()
     alone = contrast_loss(embeddings[:2], identity[:2], view[:2])
     assert float(alone) == 0.0
 

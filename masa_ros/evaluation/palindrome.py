@@ -46,6 +46,9 @@ class Palindrome:
     seen_again: sightings of the way out with one at the same place on the way back.
     by_age: the ids by seconds between the two, up to 1, 2, 5, 10 and beyond.
     by_size: the ids by area: small, medium and large as COCO has them.
+    recall: sightings of the way out of more than 32 x 32 pixels that have the same id on the way
+        back; those not seen again count as lost.
+    crowd: such sightings a frame.
 
     """
 
@@ -54,6 +57,8 @@ class Palindrome:
     seen_again: Share
     by_age: dict[str, Share]
     by_size: dict[str, Share]
+    recall: Share
+    crowd: float
 
 
 def palindrome(frames: Iterable[Frame], pipeline: Pipeline) -> Palindrome:
@@ -99,7 +104,7 @@ def compare(out: list[Instances], back: list[Instances], ages: NDArray[np.float6
         again.append(there)
         same.append(there & (ids == first.track_ids))
     every = [np.concatenate(values) for values in (age, size, again, same)]
-    seen = every[2].astype(bool)
+    seen, large = every[2].astype(bool), every[1] > SIZES[0]
     kept = every[3].astype(bool)[seen]
 
     def shares(values: NDArray[np.float64], limits: tuple[float, ...], names: list[str]) -> Any:
@@ -116,12 +121,15 @@ def compare(out: list[Instances], back: list[Instances], ages: NDArray[np.float6
         seen_again=Share(int(seen.sum()), len(seen)),
         by_age=shares(every[0], AGES, [*names, f'beyond {AGES[-1]:g} s']),
         by_size=shares(every[1], SIZES, ['small', 'medium', 'large']),
+        recall=Share(int(every[3][large].sum()), int(large.sum())),
+        crowd=float(large.sum()) / max(len(out), 1),
     )
 
 
 def table(result: Palindrome) -> str:
     """Return the figures as lines of text."""
     rows = [('the same id', result.ids), ('seen again at all', result.seen_again)]
+    rows += [('found with the same id', result.recall)]
     rows += [(f'  after {name}', share) for name, share in result.by_age.items() if share.count]
     rows += [(f'  {name}', share) for name, share in result.by_size.items() if share.count]
     return '\n'.join(f'  {name:<22} {share.value:>6.1%} of {share.count}' for name, share in rows)

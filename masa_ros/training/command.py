@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SHARE',
         help='of the run, after which photographs are not blended any more (%(default)s)',
     )
+    parser.add_argument(
+        '--one-camera',
+        action='store_true',
+        help='the images show the same things again: contrast the objects of an image only',
+    )
     parser.add_argument('--steps', type=int, default=4000, help='(%(default)s)')
     parser.add_argument('--minutes', type=float, default=0.0, help='stop after; 0: no limit')
     parser.add_argument('--pairs', type=int, default=8, help='scenes a step (%(default)s)')
@@ -81,8 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     from masa_ros.models.detector import choose_device
     from masa_ros.models.zoo import model_config
     from masa_ros.training.composites import Composites
-    from masa_ros.training.cutouts import image_files, mine, part_readable
+    from masa_ros.training.cutouts import image_files, is_held_out, mine, part_readable
     from masa_ros.training.data import Mixture, Photographs, Source
+    from masa_ros.training.losses import LossConfig
     from masa_ros.training.measure import clip, evaluator
     from masa_ros.training.proposals import read_proposals
     from masa_ros.training.train import TrainConfig, train
@@ -99,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     size = (arguments.size, arguments.size)
     parts: list[tuple[float, Source]] = []
     if arguments.proposals:
-        names = {photo.resolve() for photo in photos}
+        names = {photo.resolve() for photo in photos if not is_held_out(photo.stem)}
         entries = read_proposals(arguments.proposals, arguments.images)
         entries = [entry for entry in entries if entry.path.resolve() in names]
         views = ViewConfig(size=size)
@@ -127,6 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         evaluate_every=arguments.evaluate_every,
         seed=arguments.seed,
+        losses=LossConfig(one_camera=arguments.one_camera),
         resume=arguments.resume,
     )
     evaluate = None

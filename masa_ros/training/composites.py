@@ -6,7 +6,6 @@ known correspondence. Here the objects also move on their own between the views.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from masa_ros.training.cutouts import Scene, cut, read_library, read_rgb
+from masa_ros.training.cutouts import Scene, cut, is_held_out, read_library, read_rgb
 from masa_ros.training.views import Sample, Seen, affine, pack, photometric
 
 Array = NDArray[Any]
@@ -89,7 +88,7 @@ class Composites:
         self.size, self.seed = size, seed
 
         def chosen(name: str) -> bool:
-            return (zlib.crc32(name.encode()) % 10 == 0) == held_out
+            return is_held_out(name) == held_out
 
         self.scenes = [s for s in read_library(library) if chosen(s.source)]
         self.cutouts = [_levels(cut(s)) for s in self.scenes]

@@ -10,6 +10,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from masa_ros.errors import SourceError
 from masa_ros.training.proposals import Entry
 from masa_ros.training.views import Labelled, Sample, ViewConfig, make_sample
 
@@ -34,6 +35,11 @@ class Photographs:
     plain_after: scenes from this number on are never two photographs blended; the released models
         were finished so.
 
+    Raises
+    ------
+    SourceError
+        When no entry has a mask.
+
     Attributes
     ----------
     unreadable: names of files that turned out not to be images; others take their place.
@@ -49,6 +55,8 @@ class Photographs:
         plain_after: float = math.inf,
     ) -> None:
         self.entries = [entry for entry in entries if entry.masks]
+        if not self.entries:
+            raise SourceError(f'none of the {len(entries)} images to learn from has a proposal')
         self.config, self.exhaustive, self.seed = config, exhaustive, seed
         self.plain_after, self._plain = plain_after, dataclasses.replace(config, mixup=0.0)
         self.unreadable: set[str] = set()

@@ -70,6 +70,8 @@ class LossConfig:
     ignore_share: a box with more of its area unknown than this is no negative.
     masks_per_image: boxes per image that train the mask head.
     rpn_box, box, mask, contrast: weights of these losses; the scores have weight 1.
+    one_camera: tell an object from the others of its own image only, because the images show the
+        same things again, as frames of one camera do.
 
     """
 
@@ -85,6 +87,7 @@ class LossConfig:
     box: float = 2.0
     mask: float = 1.0
     contrast: float = 0.5
+    one_camera: bool = False
 
 
 def _pick(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -273,7 +276,9 @@ def mask_loss(logits: Tensor, rois: Rois, targets: list[Target]) -> Tensor:
     return (pixels + dice.sum()) / count
 
 
-def contrast_loss(embeddings: Tensor, identity: Tensor, view: Tensor) -> Tensor:
+def contrast_loss(
+    embeddings: Tensor, identity: Tensor, view: Tensor, scene: Tensor | None = None
+) -> Tensor:
     """Multi-positive InfoNCE between two views (paper eq. 1; supplement J).
 
     Every embedding is drawn to those of the same object in the other view and pushed off all
@@ -284,27 +289,30 @@ def contrast_loss(embeddings: Tensor, identity: Tensor, view: Tensor) -> Tensor:
     embeddings: (R, E), scaled so that their dot products are logits.
     identity: (R,) int64, unique over the batch except for the two views of one object.
     view: (R,) 0 or 1.
+    scene: (R,) int64; given, embeddings of different scenes are not compared.
 
     Returns
     -------
-    Scalar; 0 where no object is in both views.
+    Scalar, the mean over embeddings that have a positive and something to be told from; 0 without.
 
     """
     embeddings = embeddings.float()
-    others, other_identity, other_view = (
-        parallel.gather(rows) for rows in (embeddings, identity, view)
+    scene = torch.zeros_like(identity) if scene is None else scene
+    others, other_identity, other_view, other_scene = (
+        parallel.gather(rows) for rows in (embeddings, identity, view, scene)
     )
     similarity = embeddings @ others.T
     same = identity[:, None] == other_identity[None]
     positive = same & (view[:, None] != other_view[None])
-    against = similarity.masked_fill(same, -torch.inf).logsumexp(1)
-    each = F.softplus(against[:, None] - similarity)
-    rows = positive.any(1)
+    left_out = same | (scene[:, None] != other_scene[None])
+    rows = positive.any(1) & ~left_out.all(1)
     count = max(parallel.total(int(rows.sum()), embeddings.device), 1)
     if not bool(rows.any()):
         return similarity.sum() * 0.0
-    weight = positive[rows].float()
-    return ((each[rows] * weight).sum(1) / weight.sum(1)).sum() / count
+    similarity, left_out, weight = similarity[rows], left_out[rows], positive[rows].float()
+    against = similarity.masked_fill(left_out, -torch.inf).logsumexp(1)
+    each = F.softplus(against[:, None] - similarity)
+    return ((each * weight).sum(1) / weight.sum(1)).sum() / count
 
 
 def released_contrast_loss(dots: Tensor, positive: Tensor) -> Tensor:
@@ -382,7 +390,7 @@ def objective(
     identity = scene * _MOST_IDS + ids
     embeddings = network.embed(pooled[positive])
     losses['contrast'] = config.contrast * contrast_loss(
-        embeddings, identity, chosen.image // pairs
+        embeddings, identity, chosen.image // pairs, scene if config.one_camera else None
     )
     if network.masks is not None:
         rank = torch.cat(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ def nearest_is_own(
     return right / asked if asked else 0.0
 
 
-def tracking(detector: Detector, clips: Sequence[Clip]) -> dict[str, float]:
+def tracking(detector: Detector, clips: Iterable[Clip]) -> dict[str, float]:
     """HOTA and IDF1, means over clips, with the default association."""
     pipeline = Pipeline(detector, make_tracker(TrackerConfig()))
     scores = []

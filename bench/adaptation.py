@@ -1,0 +1,129 @@
+"""What an hour's frames of one's own camera are worth: the embedding head, before and after.
+
+    python bench/adaptation.py [--sequences NAME ...] [--seeds N] [--steps N]
+
+The first half of a recording is the unlabelled training set, by the commands of docs/training.md;
+the second half is what is measured. Retrieval: two strongly different views of one frame, how
+many objects of the first are nearest, by looks, to themselves among all of the second. Palindrome:
+found again with the same id.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from palindromes import SEQUENCES
+
+from masa_ros import cli
+from masa_ros.errors import ImageError
+from masa_ros.evaluation.palindrome import palindrome
+from masa_ros.models.detector import Detector, DetectorConfig
+from masa_ros.models.zoo import model_config
+from masa_ros.pipeline import Pipeline
+from masa_ros.replay.sources import open_source
+from masa_ros.tracking import TrackerConfig, make_tracker
+from masa_ros.training.data import Photographs
+from masa_ros.training.measure import retrieval
+from masa_ros.training.proposals import read_proposals
+from masa_ros.training.views import Sample, ViewConfig
+from masa_ros.types import Frame
+
+CROWDED = ('fruit_conveyor', 'letter_blocks_hands', 'parking_lot_topdown', 'store_aisle_people')
+SCENES = 40
+FROZEN = ('backbone', 'pyramid', 'fusion', 'proposals', 'boxes', 'masks')
+
+
+def command(*arguments: object) -> None:
+    """Run ``masa_ros`` with arguments."""
+    if cli.main([str(argument) for argument in arguments]):
+        raise SystemExit(f'masa_ros {arguments[0]} failed')
+
+
+def halves(sequence: Path, folder: Path) -> tuple[Path, Path]:
+    """Copy the images of a recording to two folders, the first and the second half."""
+    files = sorted(sequence.glob('*.jpg'))
+    for name, part in (('first', files[: len(files) // 2]), ('second', files[len(files) // 2 :])):
+        (folder / name).mkdir()
+        for file in part:
+            shutil.copy(file, folder / name)
+        shutil.copy(sequence / 'meta.json', folder / name)  # for the rate
+    return folder / 'first', folder / 'second'
+
+
+def views(images: Path, proposals: Path) -> list[Sample]:
+    """Make pairs of views of the frames of a folder."""
+    entries = read_proposals(proposals, images)
+    source = Photographs(entries, ViewConfig(size=(320, 320), mixup=0.0), seed=5)
+    return [source.sample(i) for i in range(SCENES)]
+
+
+def measure(weights: str, scenes: list[Sample], frames: list[Frame]) -> tuple[float, float]:
+    """Measure retrieval within a frame, and the palindrome."""
+    detector = Detector.load(DetectorConfig(weights=weights, device='cpu'))
+    shared = [s for s in scenes if len(set(s.ids[0].tolist()) & set(s.ids[1].tolist())) > 1]
+    found = float(np.mean([retrieval(detector, [scene]) for scene in shared]))
+    pipeline = Pipeline(detector, make_tracker(TrackerConfig()))
+    return found, palindrome(frames, pipeline).ids.value
+
+
+def adapt(sequence: Path, seeds: int, steps: int) -> dict[str, Any]:
+    """Adapt to one recording with several seeds."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first, second = halves(sequence, folder)
+        for part in (first, second):
+            output = folder / f'{part.name}-proposals'
+            command('proposals', '--model', 'masa_nano', '--images', part, '--output', output)
+        scenes = views(second, folder / 'second-proposals')
+        items = open_source(second)
+        frames = [item.frame for item in items if not isinstance(item.frame, ImageError)]
+        figures: dict[str, Any] = {'before': measure('', scenes, frames), 'after': []}
+        for seed in range(seeds):
+            output = folder / f'seed{seed}'
+            shipped = model_config('masa_nano').shipped_weights
+            start = time.perf_counter()
+            command(
+                *('train', '--images', first, '--proposals', folder / 'first-proposals'),
+                *('--share', 1, '--one-camera', '--weights', shipped, '--output', output),
+                *('--learning-rate', 5e-4, '--steps', steps, '--seed', seed),
+                *('--freeze', *FROZEN),
+            )
+            figures['minutes'] = (time.perf_counter() - start) / 60
+            figures['after'].append(measure(str(output / 'masa_nano.safetensors'), scenes, frames))
+    return figures
+
+
+def main() -> dict[str, Any]:
+    """Print the table and return its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--sequences', nargs='*', default=CROWDED)
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--steps', type=int, default=150)
+    arguments = parser.parse_args()
+    figures = {
+        name: adapt(SEQUENCES / name, arguments.seeds, arguments.steps)
+        for name in arguments.sequences
+    }
+    print(f'\n{"":24}{"retrieval":>20}{"palindrome":>22}{"minutes":>9}')
+    for name, row in figures.items():
+        after = np.array(row['after'])
+        cells = [
+            f'{row["before"][i]:.3f} -> {after[:, i].mean():.3f} +- {after[:, i].std():.3f}'
+            for i in (0, 1)
+        ]
+        print(f'{name:24}{cells[0]:>24}{cells[1]:>26}{row["minutes"]:9.1f}', flush=True)
+    return figures
+
+
+if __name__ == '__main__':
+    output = Path('out/bench')
+    result = main()
+    output.mkdir(parents=True, exist_ok=True)
+    (output / 'adaptation.json').write_text(json.dumps(result, indent=1) + '\n')
