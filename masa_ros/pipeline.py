@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from masa_ros.engines.prepare import EngineConfig, Engines
-from masa_ros.models.detector import Detector, DetectorConfig
+from masa_ros.models.detector import Detector, DetectorConfig, Encoded
 from masa_ros.tracking import AnyConfig, AnyTracker, TrackerConfig, make_tracker
 from masa_ros.types import Frame, Instances
 
@@ -38,8 +38,6 @@ class Pipeline:
         self.detector = detector
         self.tracker = tracker
         self.engines = engines
-        self.timings_ms: dict[str, float] = {}
-        """Milliseconds of the last frame's stages: ``detect`` and ``associate``."""
 
     @classmethod
     def build(
@@ -70,30 +68,28 @@ class Pipeline:
 
         With ``given`` these detections are tracked instead of the model's own.
         """
-        probing = 0.0
-        start = time.perf_counter()
+        return self.track(frame, self.encode([frame])[0], given)
+
+    def encode(self, frames: Sequence[Frame]) -> list[Encoded]:
+        """Run the network's image part on frames of one size, of one camera or of several."""
         if self.engines is not None:
-            self.engines.meet(*frame.image.shape[:2])
-        encoded = self.detector.encode([frame.image])[0]
+            self.engines.meet(*frames[0].image.shape[:2])
+        return self.detector.encode([frame.image for frame in frames])
 
-        def probe(boxes: NDArray[np.float32]) -> Instances:
-            nonlocal probing
-            begin = time.perf_counter()
-            there = self.detector.probe(encoded, boxes)
-            probing += time.perf_counter() - begin
-            return there
-
-        if given is None:
-            found = self.detector.find(encoded)
-        else:
+    def track(self, frame: Frame, encoded: Encoded, given: Instances | None = None) -> Instances:
+        """Do the rest: find what is in the frame, or take what is given, and give it ids."""
+        if given is not None:
+            # Whoever gives the detections decides what there is: nothing is added to them.
             found = self.detector.complete(encoded, given)
-        middle = time.perf_counter()
-        # Whoever gives the detections decides what there is: nothing is added to them.
-        tracks = self.tracker.update(found, frame.stamp_ns, probe if given is None else None)
-        total = time.perf_counter() - start
-        detect = middle - start + probing
-        self.timings_ms = {'detect': detect * 1e3, 'associate': (total - detect) * 1e3}
-        return tracks
+            return self.tracker.update(found, frame.stamp_ns)
+        found = self.detector.find(encoded)
+        probe = functools.partial(self.detector.probe, encoded)
+        return self.tracker.update(found, frame.stamp_ns, probe)
+
+    def with_tracker(self, tracker: AnyTracker | None = None) -> Pipeline:
+        """Return a pipeline with the same model and another track memory, or an empty one."""
+        tracker = make_tracker(self.tracker.config) if tracker is None else tracker
+        return Pipeline(self.detector, tracker, self.engines)
 
     def configure(self, config: PipelineConfig) -> None:
         """Take new thresholds; the model, the kind of association and the tracks stay."""
@@ -103,3 +99,14 @@ class Pipeline:
     def reset(self) -> None:
         """Forget all tracks; ids already given are not given again."""
         self.tracker.reset()
+
+    def close(self) -> None:
+        """Give the engines up: what is built for them now is not put to use any more."""
+        if self.engines is not None:
+            self.engines.give_up('closed')
+
+
+def lost_device(error: Exception) -> bool:
+    """Tell whether an error says that a GPU is out of memory or gone."""
+    kinds = (torch.cuda.OutOfMemoryError, getattr(torch, 'AcceleratorError', ()))  # torch 2.8
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and 'CUDA' in str(error))

@@ -169,9 +169,9 @@ def test_overload_is_counted_exactly(seeded_weights):
             def __getattr__(self, name):
                 return getattr(pipeline, name)
 
-            def __call__(self, frame, given=None):
+            def encode(self, frames):
                 time.sleep(0.15)
-                return pipeline(frame, given)
+                return pipeline.encode(frames)
 
         return Slow()
 
@@ -202,10 +202,10 @@ def test_a_model_that_fails_does_not_take_the_node_with_it(seeded_weights, capfd
             def __getattr__(self, name):
                 return getattr(pipeline, name)
 
-            def __call__(self, frame, given=None):
-                if frame.image.shape[0] == 100:
+            def encode(self, frames):
+                if frames[0].image.shape[0] == 100:
                     raise RuntimeError('out of memory')
-                return pipeline(frame, given)
+                return pipeline.encode(frames)
 
         return Fragile()
 
@@ -224,6 +224,7 @@ def test_a_model_that_fails_does_not_take_the_node_with_it(seeded_weights, capfd
 
 def test_pictures_are_drawn_only_for_listeners(harness):
     drawn, labels = [], []
+    (camera,) = harness.node._cameras
     assert harness.exchange(harness.image(scene()))
     overlay = harness.peer.create_subscription(
         Image, '/masa_tracker/overlay', drawn.append, qos_profile_sensor_data
@@ -231,8 +232,8 @@ def test_pictures_are_drawn_only_for_listeners(harness):
     harness.peer.create_subscription(
         Image, '/masa_tracker/label_mask', labels.append, qos_profile_sensor_data
     )
-    assert harness.until(lambda: harness.node._overlay.get_subscription_count() == 1)
-    assert harness.until(lambda: harness.node._label_mask.get_subscription_count() == 1)
+    assert harness.until(lambda: camera._overlay.get_subscription_count() == 1)
+    assert harness.until(lambda: camera._label_mask.get_subscription_count() == 1)
     answer = harness.exchange(harness.image(scene()))
     assert harness.until(lambda: drawn and labels, 5)
     assert drawn[0].header == answer.header
@@ -241,7 +242,7 @@ def test_pictures_are_drawn_only_for_listeners(harness):
     ids = {i.track_id for i in answer.instances}
     assert set(np.unique(label_mask).tolist()) - {0} <= ids
     harness.peer.destroy_subscription(overlay)
-    assert harness.until(lambda: harness.node._overlay.get_subscription_count() == 0)
+    assert harness.until(lambda: camera._overlay.get_subscription_count() == 0)
     count = len(drawn)
     assert harness.exchange(harness.image(scene()))
     assert len(drawn) == count

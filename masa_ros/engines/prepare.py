@@ -127,6 +127,7 @@ class Engines:
         self._known: set[tuple[int, int]] = set()
         self._thread: threading.Thread | None = None
         self._doing = self._failure = ''
+        self._given_up = False
         self._since = 0.0
         if config.calibration:
             calibration_images((32, 32), config.calibration)  # better told now than in an hour
@@ -162,7 +163,7 @@ class Engines:
         always go on eagerly.
         """
         size = (height, width)
-        if self.runtime.name == 'eager':
+        if self.runtime.name == 'eager' or self._given_up:
             return
         # One size at a time: a camera that changes its mind is met again with its next image.
         if size not in self._known and not self.busy:
@@ -173,6 +174,11 @@ class Engines:
             self._thread.start()
         if self._thread is not None and not self.config.warm_start:
             self._thread.join()
+
+    def give_up(self, reason: str) -> None:
+        """Run eagerly from now on; what is being built is not put to use."""
+        self._given_up, self._failure = True, reason
+        self.detector.engines = {}
 
     def _prepare_quietly(self, height: int, width: int) -> None:
         try:
@@ -205,7 +211,8 @@ class Engines:
             self.log(str(done))
             prepared.append(done)
             runs[name] = run
-        self.detector.engines[shape] = runs
+        if not self._given_up:
+            self.detector.engines[shape] = runs
         self.prepared = tuple(prepared)
         return self.prepared
 

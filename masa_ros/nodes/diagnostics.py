@@ -92,7 +92,7 @@ class Statistics:
             figures['last_problem'] = self.last_problem
             return figures
 
-    def level(self, silence_seconds: float) -> tuple[bytes, str]:
+    def level(self, silence_seconds: float, active: bool) -> tuple[bytes, str]:
         """Return the diagnostic level and its reason, judging what came since the last call."""
         with self._lock:
             problems = sum(self.rejected.values()) + sum(self.events.values()) + self.failed
@@ -103,6 +103,8 @@ class Statistics:
                 return DiagnosticStatus.ERROR, self.last_problem
             if news:
                 return DiagnosticStatus.WARN, self.last_problem
+            if not active:
+                return DiagnosticStatus.OK, 'inactive'
             if silent > silence_seconds:
                 return DiagnosticStatus.WARN, f'no image for {silent:.1f} s'
             return DiagnosticStatus.OK, 'tracking'

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import array
+import contextlib
+import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import ImageMarker
 
 from masa_ros.masks import mask_from_msg, msg_fields
 from masa_ros.msg import TrackedInstance, TrackedInstanceArray
+from masa_ros.overlay import colour_of
 from masa_ros.types import Instances
+
+VISION: Any = None  # vision_msgs.msg; ROS installations have it, the wheels do not
+with contextlib.suppress(ImportError):
+    VISION = importlib.import_module('vision_msgs.msg')
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -84,6 +93,44 @@ def tracks_from_msg(message: TrackedInstanceArray) -> Instances:
         first_seen_ns=np.array([stamp_to_ns(i.first_seen) for i in items], np.int64),
         frames_since_seen=np.array([i.frames_since_seen for i in items], np.int32),
     )
+
+
+def tracks_to_marker(tracks: Instances, header: Header) -> ImageMarker:
+    """Build the outlines of the boxes in the colours of their ids, for viewers of images."""
+    points: list[Point] = []
+    colours: list[ColorRGBA] = []
+    for box, track_id in zip(tracks.boxes.tolist(), tracks.track_ids.tolist()):
+        x0, y0, x1, y1 = box
+        corners = [Point(x=x, y=y) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
+        red, green, blue = (value / 255 for value in colour_of(track_id))
+        for i in range(4):
+            points += [corners[i], corners[(i + 1) % 4]]
+            colours.append(ColorRGBA(r=red, g=green, b=blue, a=1.0))
+    marker = ImageMarker(header=header, ns='masa_ros', scale=2.0, points=points)
+    marker.type, marker.action = ImageMarker.LINE_LIST, ImageMarker.ADD
+    marker.outline_colors = colours
+    return marker
+
+
+def tracks_to_detections(
+    tracks: Instances, header: Header, class_names: Mapping[int, str] = MappingProxyType({})
+) -> Any:
+    """Build the boxes as vision_msgs/Detection2DArray, the track ids as ids of detections."""
+    message = VISION.Detection2DArray(header=header)
+    for i in range(len(tracks)):
+        x0, y0, x1, y1 = tracks.boxes[i].tolist()
+        detection = VISION.Detection2D(header=header, id=str(tracks.track_ids[i]))
+        centre = detection.bbox.center
+        at = getattr(centre, 'position', centre)  # before vision_msgs 4 a plain Pose2D
+        at.x, at.y = (x0 + x1) / 2, (y0 + y1) / 2
+        detection.bbox.size_x, detection.bbox.size_y = x1 - x0, y1 - y0
+        label = int(tracks.labels[i])
+        result = VISION.ObjectHypothesisWithPose()
+        result.hypothesis.class_id = class_names.get(label, str(label) if label >= 0 else '')
+        result.hypothesis.score = float(tracks.scores[i])
+        detection.results.append(result)
+        message.detections.append(detection)
+    return message
 
 
 def array_to_image(pixels: NDArray[np.generic], encoding: str, header: Header) -> Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -224,6 +225,21 @@ PARAMETERS = (
         live=True,
     ),
     Parameter(
+        'cameras',
+        [''],
+        "names of several cameras for one model: NAME/image_raw in, '~/NAME/tracks' out; empty: "
+        'one camera without a name',
+    ),
+    Parameter('common_ids', False, 'ids of different cameras are never the same'),
+    Parameter(
+        'on_device_failure',
+        'cpu',
+        'what to do when the GPU is out of memory or gone: go on on the CPU, become '
+        'unconfigured, or try again with the next image',
+        choices=('cpu', 'deactivate', 'continue'),
+        live=True,
+    ),
+    Parameter(
         'image_transport',
         'raw',
         "raw: sensor_msgs/Image on 'image_raw'; compressed: sensor_msgs/CompressedImage on its "
@@ -282,6 +298,11 @@ class Settings:
             for field in dataclasses.fields(DetectorConfig)
         }
         tracker = make_config(values['association'], values.__getitem__, 'released.')
+        names = [name for name in values['cameras'] if name]
+        wrong = next((n for n in names if not re.fullmatch('[A-Za-z][A-Za-z0-9_]*', n)), None)
+        if wrong is not None or len(set(names)) < len(names):
+            what = 'names one twice' if wrong is None else f"has '{wrong}', which names no topic"
+            raise ConfigError(f'cameras {what}: {", ".join(names)}')
         if values['build_only'] and not values['camera_size']:
             raise ConfigError('build_only needs camera_size')
         engines = EngineConfig(

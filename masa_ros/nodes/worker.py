@@ -1,48 +1,49 @@
-"""One thread that always works on the newest image."""
+"""One thread that always works on the newest images."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+K = TypeVar('K', bound=Hashable)
 T = TypeVar('T')
 
 
-class NewestWorker(Generic[T]):
-    """Call ``work`` in a thread of its own with the newest item; older waiting ones are dropped.
+class NewestWorker(Generic[K, T]):
+    """Call ``work`` in a thread of its own with the newest item of every key that has one.
 
-    ``work`` must not raise: an exception ends the thread and comes out of ``stop``.
+    An item that was not looked at when the next one of its key came is dropped, so that no key
+    waits for another longer than one call. ``work`` must not raise: an exception ends the thread
+    and comes out of ``stop``.
     """
 
-    def __init__(self, work: Callable[[T], None]) -> None:
+    def __init__(self, work: Callable[[dict[K, T]], None]) -> None:
         self._work = work
         self._condition = threading.Condition()
-        self._waiting: T | None = None
+        self._waiting: dict[K, T] = {}
         self._running = True
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name='masa_tracker', daemon=True)
         self._thread.start()
 
-    def offer(self, item: T) -> bool:
+    def offer(self, key: K, item: T) -> bool:
         """Hand over an item; True when it replaced one that nobody had looked at."""
         with self._condition:
-            replaced = self._waiting is not None
-            self._waiting = item
+            replaced = key in self._waiting
+            self._waiting[key] = item
             self._condition.notify()
             return replaced
 
-    @property
-    def waiting(self) -> int:
-        """Number of items that wait, 0 or 1."""
-        return int(self._waiting is not None)
+    def waiting(self, key: K) -> int:
+        """Return the number of items of a key that wait, 0 or 1."""
+        return int(key in self._waiting)
 
-    def stop(self) -> bool:
-        """Finish the item in work and end the thread; True when one was still waiting."""
+    def stop(self) -> list[K]:
+        """Finish the items in work and end the thread; gives the keys of those still waiting."""
         with self._condition:
             self._running = False
-            dropped = self._waiting is not None
-            self._waiting = None
+            dropped, self._waiting = list(self._waiting), {}
             self._condition.notify()
         self._thread.join()
         if self._error is not None:
@@ -53,13 +54,10 @@ class NewestWorker(Generic[T]):
         try:
             while True:
                 with self._condition:
-                    self._condition.wait_for(
-                        lambda: self._waiting is not None or not self._running
-                    )
+                    self._condition.wait_for(lambda: self._waiting or not self._running)
                     if not self._running:
                         return
-                    item, self._waiting = self._waiting, None
-                assert item is not None
-                self._work(item)
+                    items, self._waiting = self._waiting, {}
+                self._work(items)
         except BaseException as error:  # a bug: shown by stop()
             self._error = error

@@ -1,0 +1,322 @@
+"""One camera of the node: its topics, its stamps, its tracks, its statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+from visualization_msgs.msg import ImageMarker
+
+from masa_ros import overlay
+from masa_ros.errors import ImageError
+from masa_ros.images import rgb_from_compressed, rgb_from_image
+from masa_ros.msg import TrackedInstanceArray
+from masa_ros.nodes import diagnostics, messages
+from masa_ros.nodes.detections import ClassNames, SynchronisedImages, detections_from_msg
+from masa_ros.nodes.diagnostics import Statistics
+from masa_ros.nodes.parameters import Settings
+from masa_ros.nodes.qos import profile
+from masa_ros.pipeline import Pipeline
+from masa_ros.types import Frame, Instances
+
+_LOG_PERIOD = 5.0  # seconds between two lines about the same cause
+_LATE_NS = 500_000_000  # further back than this is a jump of time, not an image out of order
+
+
+class Arrival(NamedTuple):
+    """An image as it came."""
+
+    message: Any
+    at: float  # time.monotonic()
+    given: Any = None  # vision_msgs/Detection2DArray of the same image
+
+
+class Camera:
+    """The part of a tracker node that exists once for every camera.
+
+    Lives from the node's configuration to its cleanup. What arrives is stored by the executor;
+    ``read``, ``finish`` and ``fail`` are called in the worker's thread.
+
+    Parameters
+    ----------
+    node: that it belongs to.
+    name: prefix of its topics; '' for the only camera of a node.
+    place: its number and the number of cameras, for ids in common.
+    settings: of the node.
+    pipeline: with a track memory of its own.
+    statistics: go on when the camera is configured again.
+    arrived: takes every image that is to be tracked.
+
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        name: str,
+        place: tuple[int, int],
+        settings: Settings,
+        pipeline: Pipeline,
+        statistics: Statistics,
+        arrived: Callable[[Camera, Arrival], None],
+    ) -> None:
+        self.name, self.pipeline, self.settings = name, pipeline, settings
+        self.statistics = statistics
+        self.reset_wanted = False
+        self.topic = ''
+        self._node, self._place, self._arrived = node, place, arrived
+        self._inputs: list[Any] = []
+        self._synchronised: SynchronisedImages | None = None
+        self._classes = ClassNames()
+        self._matched = 0  # images that came with detections
+        self._info: CameraInfo | None = None
+        self._logged: dict[str, float] = {}
+        self._last_stamp: int | None = None
+        self._last_accepted = 0.0
+        prefix = f'~/{name}/' if name else '~/'
+        create = node.create_lifecycle_publisher
+        reliable = profile(settings.tracks_qos, 10)
+        # Pictures to look at: a slow viewer must not hold anything up.
+        view = profile('sensor_data', 1)
+        self._tracks = create(TrackedInstanceArray, f'{prefix}tracks', reliable)
+        self._camera_info = create(CameraInfo, f'{prefix}camera_info', reliable)
+        self._overlay = create(Image, f'{prefix}overlay', view)
+        self._label_mask = create(Image, f'{prefix}label_mask', view)
+        self._markers = create(ImageMarker, f'{prefix}markers', view)
+        self._detections = None
+        if messages.VISION is not None:
+            self._detections = create(
+                messages.VISION.Detection2DArray, f'{prefix}detections', reliable
+            )
+
+    # What the node tells it
+
+    def listen(self) -> None:
+        """Subscribe; raises ConfigError when a package for that is missing."""
+        node, settings = self._node, self.settings
+        self.statistics.last_received = time.monotonic()
+        base = node.resolve_topic_name(f'{self.name}/image_raw' if self.name else 'image_raw')
+        compressed = settings.image_transport == 'compressed'
+        self.topic = base + '/compressed' if compressed else base
+        message_type = CompressedImage if compressed else Image
+        qos = profile(settings.image_qos, settings.image_queue)
+        info = profile(settings.image_qos, 1)
+        self._inputs.append(
+            node.create_subscription(
+                CameraInfo, base.rpartition('/')[0] + '/camera_info', self._on_info, info
+            )
+        )
+        if not settings.given_detections:
+            self._inputs.append(node.create_subscription(message_type, self.topic, self.take, qos))
+            node.get_logger().info(f'tracking {self.topic}')
+            return
+        own = f'{self.name}/detections' if self.name else 'detections'
+        topic = node.resolve_topic_name(own)
+        self._synchronised = SynchronisedImages(
+            node,
+            (message_type, self.topic, qos),
+            topic,
+            settings.detections_slop,
+            lambda message: self.statistics.receive(),
+            self._accept,
+        )
+        node.get_logger().info(f'tracking the boxes of {topic} in {self.topic}')
+
+    def turn_away(self) -> None:
+        """End the subscriptions."""
+        for subscription in self._inputs:
+            self._node.destroy_subscription(subscription)
+        self._inputs = []
+        if self._synchronised is not None:
+            self._synchronised.destroy()
+            self._synchronised = None
+
+    def destroy(self) -> None:
+        """End everything."""
+        self.turn_away()
+        for publisher in (
+            *(self._tracks, self._camera_info, self._overlay, self._label_mask),
+            *(self._markers, self._detections),
+        ):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
+
+    def configure(self, settings: Settings) -> None:
+        """Take changed parameters."""
+        self.settings = settings
+        self.pipeline.configure(settings.pipeline)
+
+    # In the executor
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self._info = message
+
+    def take(self, message: Any) -> None:
+        """Take an image."""
+        self.statistics.receive()
+        self._accept(message)
+
+    def _accept(self, message: Any, given: Any = None) -> None:
+        """Hand an image on, with the detections made on it where they are given."""
+        self._matched += given is not None
+        now = time.monotonic()
+        rate = self.settings.max_rate
+        if rate and now - self._last_accepted < 0.98 / rate:
+            self.statistics.skip()
+            return
+        self._last_accepted = now
+        self._arrived(self, Arrival(message, now, given))
+
+    # In the worker
+
+    def read(self, arrival: Arrival) -> Frame | None:
+        """Return the image as a frame; None, counted and logged, when it cannot be used."""
+        message = arrival.message
+        if self.reset_wanted:
+            self.reset_wanted = False
+            self.pipeline.reset()
+        try:
+            if isinstance(message, Image):
+                views = self.pipeline.detector.device != 'cpu'
+                pixels = rgb_from_image(message, views=views)
+            else:
+                pixels = rgb_from_compressed(message)
+        except ImageError as error:
+            self._reject(error.cause, f'image refused: {error}')
+            return None
+        stamp_ns = messages.stamp_to_ns(message.header.stamp)
+        if not stamp_ns:
+            stamp_ns = self._node.get_clock().now().nanoseconds
+            self.event('no_stamp', 'images have no stamp; the time of their arrival is taken')
+        if not self._in_time(stamp_ns):
+            return None
+        return Frame(pixels, stamp_ns, message.header.frame_id)
+
+    def given(self, arrival: Arrival) -> Instances | None:
+        """Return the detections that came with an image; None where the model is asked."""
+        if arrival.given is None:
+            return None
+        given = detections_from_msg(arrival.given, self._classes)
+        refused = len(arrival.given.detections) - len(given)
+        if refused:
+            text = f'{refused} detections of a message have no finite box with an area'
+            self.event('bad_detections', text)
+        return given
+
+    def finish(self, arrival: Arrival, frame: Frame, tracks: Instances) -> None:
+        """Publish the tracks of an image and count it."""
+        if self.settings.common_ids:
+            number, cameras = self._place
+            common = (tracks.track_ids - 1) * cameras + number + 1
+            tracks = dataclasses.replace(tracks, track_ids=common)
+        self._publish(frame, tracks, arrival.message.header)
+        age_ms = (self._node.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
+        plausible = age_ms if 0 <= age_ms < 60_000 else None
+        self.statistics.finish((time.monotonic() - arrival.at) * 1e3, plausible)
+
+    def fail(self, error: Exception) -> None:
+        """Count an image on which the model failed."""
+        text = f'{self.topic}: the model failed: {type(error).__name__}: {error}'
+        self.statistics.fail(text)
+        self._warn('model', text)
+
+    def _in_time(self, stamp_ns: int) -> bool:
+        """Follow the stamps; False when the image comes after a newer one and must be dropped."""
+        last, back = self._last_stamp, 0
+        if last is not None:
+            back = last - stamp_ns
+        if 0 < back <= _LATE_NS:
+            self._reject('late', f'an image {back / 1e6:.0f} ms behind a newer one is dropped')
+            return False
+        self._last_stamp = stamp_ns
+        if back > 0:
+            action = self.settings.on_time_jump
+            self.event('time_jump', f'stamps jump back by {back / 1e9:.1f} s; tracks: {action}')
+            if action == 'reset':
+                self.pipeline.reset()
+        return True
+
+    def _publish(self, frame: Frame, tracks: Instances, header: Header) -> None:
+        shape = (frame.image.shape[0], frame.image.shape[1])
+        model = self.pipeline.detector.model.name
+        names = self._classes.names
+        self._tracks.publish(
+            messages.tracks_to_msg(
+                tracks, header, shape, model, self.settings.publish_embeddings, names
+            )
+        )
+        self._publish_info(header, shape)
+        if self._overlay.get_subscription_count():
+            drawn = overlay.draw(frame.image, tracks)
+            self._overlay.publish(messages.array_to_image(drawn, 'rgb8', header))
+        if self._label_mask.get_subscription_count():
+            labels = messages.label_mask(tracks, shape)
+            self._label_mask.publish(messages.array_to_image(labels, 'mono16', header))
+        if self._markers.get_subscription_count():
+            self._markers.publish(messages.tracks_to_marker(tracks, header))
+        if self._detections is not None and self._detections.get_subscription_count():
+            self._detections.publish(messages.tracks_to_detections(tracks, header, names))
+
+    def _publish_info(self, header: Header, shape: tuple[int, int]) -> None:
+        """Pass the camera's calibration on, with the stamp of the image that it is for."""
+        info = self._info
+        if info is None:
+            return
+        numbers = np.concatenate((info.k, info.d, info.r, info.p))
+        if (info.height, info.width) != shape or not np.isfinite(numbers).all():
+            self.event(
+                'bad_camera_info',
+                f'camera_info is for {info.width} x {info.height} pixels or not finite, and is '
+                f'not passed on; the image has {shape[1]} x {shape[0]}',
+            )
+            return
+        info.header = header
+        self._camera_info.publish(info)
+
+    # Words
+
+    def _reject(self, cause: str, text: str) -> None:
+        text = f'{self.topic}: {text}'
+        self.statistics.reject(cause, text)
+        self._warn(cause, text)
+
+    def event(self, name: str, text: str) -> None:
+        """Count and log something worth knowing that costs no image."""
+        text = f'{self.topic}: {text}'
+        self.statistics.event(name, text)
+        self._warn(name, text)
+
+    def _warn(self, cause: str, text: str) -> None:
+        now = time.monotonic()
+        if now - self._logged.get(cause, -math.inf) >= _LOG_PERIOD:
+            self._logged[cause] = now
+            self._node.get_logger().warning(text)
+
+    def report(self, active: bool, waiting: int) -> DiagnosticArray:
+        """Return what diagnostics say about this camera."""
+        figures = self.statistics.report()
+        figures['waiting'] = waiting
+        if self._synchronised is not None:
+            figures['without_detections'] = int(figures['received']) - self._matched
+        publishers = self._node.count_publishers(self.topic) if active else 0
+        figures['publishers'] = publishers
+        level, text = self.statistics.level(self.settings.silence_seconds, active)
+        if active and level == DiagnosticStatus.OK and publishers > 1:
+            level, text = DiagnosticStatus.WARN, f'{publishers} publishers on {self.topic}'
+        detector, engines = self.pipeline.detector, self.pipeline.engines
+        figures |= detector.describe()
+        if engines is not None:
+            figures['engines'] = engines.status
+        figures['tracks_in_memory'] = len(self.pipeline.tracker)
+        figures['detections_rejected'] = self.pipeline.tracker.rejected
+        name = self._node.get_fully_qualified_name().lstrip('/')
+        stamp = self._node.get_clock().now().to_msg()
+        name = f'{name}: {self.name}' if self.name else name
+        return diagnostics.status_message(stamp, name, detector.device, level, text, figures)
