@@ -20,15 +20,19 @@ from masa_ros.models.zoo import model_config
 torch.set_num_threads(2)
 
 
-@pytest.fixture(scope='session')
-def seeded_weights(tmp_path_factory):
-    """A weights file of masa_nano with random weights that find many boxes."""
+def seeded_weights_file(path):
+    """Write a weights file of masa_nano with random weights that find many boxes."""
     torch.manual_seed(0)
     network = MasaNetwork(model_config('masa_nano').network)
     torch.nn.init.normal_(network.boxes.cls.weight, std=0.5)
-    path = tmp_path_factory.mktemp('weights') / 'nano.safetensors'
     checkpoints.save(network, path, {'model': 'masa_nano'})
     return path
+
+
+@pytest.fixture(scope='session')
+def seeded_weights(tmp_path_factory):
+    """The same for all tests."""
+    return seeded_weights_file(tmp_path_factory.mktemp('weights') / 'nano.safetensors')
 
 
 def pytest_terminal_summary(terminalreporter):
