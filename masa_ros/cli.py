@@ -32,9 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ['node'] and not {'-h', '--help'} & set(arguments):
         # Everything behind it belongs to ROS.
-        from masa_ros.nodes.tracker_node import main as run_node
+        from masa_ros.nodes.tracker_node import run as run_node
 
-        return run_node(['masa_ros', *arguments[1:]])
+        run_node(['masa_ros', *arguments[1:]])
     parser = argparse.ArgumentParser(
         prog='masa_ros', description='Segment and track everything in a camera stream.'
     )

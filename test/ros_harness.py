@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import rclpy
+from conftest import scene
 from diagnostic_msgs.msg import DiagnosticArray
 from masa_ros.msg import TrackedInstanceArray
 from rclpy.executors import SingleThreadedExecutor
@@ -97,6 +98,56 @@ class Harness:
                 if status.name == 'masa_tracker':
                     return next((v.value for v in status.values if v.key == key), '')
         return ''
+
+
+class Peer:
+    """A camera and a listener of their own for ``namespace``: of a node, or of one of its cameras.
+
+    Publishes on /NAMESPACE/image_raw; tracks are taken from /masa_tracker/NAMESPACE/tracks and
+    from /NAMESPACE/masa_tracker/tracks.
+    """
+
+    def __init__(self, namespace, context=None):
+        self.context = context or rclpy.Context()
+        self._own = context is None
+        if self._own:
+            rclpy.init(args=[], context=self.context)
+        self.node = rclpy.create_node(f'{namespace}_peer', context=self.context)
+        self.tracks = []
+        self.images = self.node.create_publisher(Image, f'/{namespace}/image_raw', 10)
+        for topic in (f'/masa_tracker/{namespace}/tracks', f'/{namespace}/masa_tracker/tracks'):
+            self.node.create_subscription(TrackedInstanceArray, topic, self.tracks.append, 100)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self._stamp = 100 * SECOND
+
+    def close(self):
+        self._executor.shutdown()
+        self.node.destroy_node()
+        if self._own:
+            rclpy.shutdown(context=self.context)
+
+    def until(self, condition, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return True
+            self._executor.spin_once(timeout_sec=0.01)
+        return False
+
+    def image(self, pixels):
+        self._stamp += SECOND // 10
+        header = Header(stamp=ns_to_stamp(self._stamp), frame_id='camera_optical_frame')
+        return array_to_image(pixels, 'rgb8', header)
+
+    def exchange(self, message):
+        """Publish one image and return the answer to it, None when there is none in time."""
+        before = len(self.tracks)
+        self.images.publish(message)
+        return self.tracks[-1] if self.until(lambda: len(self.tracks) > before, 5.0) else None
+
+    def answer_to_an_image(self):
+        return self.exchange(self.image(scene())) is not None
 
 
 def jpeg(pixels):

@@ -13,9 +13,10 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
-from ros_harness import SECOND, Harness, jpeg
+from ros_harness import SECOND, Harness, Peer, jpeg
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import Trigger
+from visualization_msgs.msg import ImageMarker
 
 from masa_ros.engines import runtimes
 from masa_ros.masks import mask_from_msg
@@ -326,8 +327,8 @@ def test_silence_is_reported(harness):
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_the_process_ends_cleanly_when_told_to(number, seeded_weights):
-    parameters = ['-p', 'device:=cpu', '-p', f'weights:={seeded_weights}']
+def test_the_process_ends_cleanly_with_its_last_image_published(number, seeded_weights):
+    parameters = ['-p', 'device:=cpu', '-p', f'weights:={seeded_weights}', '-r', '__ns:=/ending']
     process = subprocess.Popen(
         [sys.executable, '-m', 'masa_ros.cli', 'node', '--ros-args', *parameters],
         cwd='/',
@@ -336,19 +337,27 @@ def test_the_process_ends_cleanly_when_told_to(number, seeded_weights):
         text=True,
         env=os.environ | {'RCUTILS_LOGGING_BUFFERED_STREAM': '0'},
     )
+    peer = Peer('ending')
     try:
         seen = ''
         for line in process.stdout:
             seen += line
-            if 'tracking /image_raw' in line:
+            if 'tracking /ending/image_raw' in line:
                 break
-        start = time.monotonic()
+        assert peer.until(lambda: peer.images.get_subscription_count(), 10)
+        assert peer.until(peer.answer_to_an_image, 10)
+        for _ in range(60):  # faster than it can: it always works on one
+            peer.images.publish(peer.image(scene()))
+            peer.until(lambda: False, 0.005)
+        answered, start = len(peer.tracks), time.monotonic()
         process.send_signal(number)
         assert process.wait(10) == 0, seen + process.stdout.read()
-        assert time.monotonic() - start < 3.0
+        assert time.monotonic() - start < 2.0
+        assert peer.until(lambda: len(peer.tracks) > answered, 2)
         assert 'Traceback' not in process.stdout.read()
     finally:
         process.kill()
+        peer.close()
 
 
 def test_a_bad_parameter_is_one_line():
@@ -452,3 +461,116 @@ def test_only_building_needs_to_know_for_what(seeded_weights):
     )
     assert process.returncode == 1
     assert 'build_only needs camera_size' in process.stdout + process.stderr
+
+
+@pytest.fixture
+def two_cameras(request, seeded_weights):
+    """A node for a front and a rear camera, how many images it saw at once, and the cameras."""
+    batches = []
+
+    def build(config, log):
+        pipeline = Pipeline.build(config)
+        encode = pipeline.encode
+
+        def counted(frames):
+            batches.append(len(frames))
+            return encode(frames)
+
+        pipeline.encode = counted
+        return pipeline
+
+    overrides = {
+        **{'weights': str(seeded_weights), 'device': 'cpu', 'input_size': 192},
+        **{'score_threshold': 0.0, 'init_score_thr': 0.0, 'publish_tentative': True},
+        'cameras': ['front', 'rear'],
+    }
+    harness = Harness(overrides | getattr(request, 'param', {}), build)
+    cameras = {name: Peer(name, harness.context) for name in ('front', 'rear')}
+    for camera in cameras.values():
+        assert camera.until(lambda camera=camera: camera.images.get_subscription_count(), 20)
+    yield harness, cameras, batches
+    for camera in cameras.values():
+        camera.close()
+    harness.close()
+
+
+def test_two_cameras_have_tracks_of_their_own(two_cameras):
+    harness, cameras, batches = two_cameras
+    ids = {}
+    for name, camera in cameras.items():
+        for shift in range(3):
+            message = camera.image(scene(shift))
+            answer = camera.exchange(message)
+            assert answer.header == message.header
+        ids[name] = {i.track_id for i in answer.instances}
+        assert ids[name] and min(ids[name]) == 1, 'ids begin at 1 for every camera'
+    for _ in range(20):  # what comes together is one batch
+        for camera in cameras.values():
+            camera.images.publish(camera.image(scene()))
+        time.sleep(0.05)
+    assert 2 in batches
+    names = ('masa_tracker: front', 'masa_tracker: rear')
+    seen = {s.name for d in harness.diagnostics for s in d.status}
+    assert harness.until(
+        lambda: (
+            seen.update(s.name for d in harness.diagnostics for s in d.status)
+            or seen >= set(names)
+        ),
+        3,
+    )
+
+
+@pytest.mark.parametrize('two_cameras', [{'common_ids': True}], indirect=True)
+def test_ids_of_cameras_can_be_in_common(two_cameras):
+    _, cameras, _ = two_cameras
+    front, rear = (
+        {i.track_id for i in camera.exchange(camera.image(scene())).instances}
+        for camera in cameras.values()
+    )
+    assert front and rear and front.isdisjoint(rear)
+
+
+def test_a_camera_that_floods_does_not_starve_the_other(two_cameras):
+    _, cameras, _ = two_cameras
+    front, rear = cameras['front'], cameras['rear']
+    for _ in range(10):
+        answered = len(rear.tracks)
+        rear.images.publish(rear.image(scene()))
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end and len(rear.tracks) == answered:
+            front.images.publish(front.image(scene()))
+            rear.until(lambda: False, 0.003)
+        assert len(rear.tracks) > answered, 'an answer within half a second'
+
+
+def test_cameras_must_have_names_of_topics(seeded_weights, capfd):
+    for names, words in ((['front', 'front'], 'names one twice'), (['a b'], "'a b'")):
+        harness = Harness({'weights': str(seeded_weights), 'cameras': names})
+        try:
+            assert harness.until(lambda words=words: warned(capfd, words), 10)
+        finally:
+            harness.close()
+
+
+def test_a_node_in_the_same_process_hands_images_over(harness):
+    message = harness.image(scene())
+    before = len(harness.tracks)
+    harness.node.offer(message)
+    assert harness.until(lambda: len(harness.tracks) > before, 5)
+    assert harness.tracks[-1].header == message.header
+
+
+def test_viewers_get_outlines(harness):
+    outlines = []
+    harness.peer.create_subscription(
+        ImageMarker, '/masa_tracker/markers', outlines.append, qos_profile_sensor_data
+    )
+    (camera,) = harness.node._cameras
+    assert harness.until(lambda: camera._markers.get_subscription_count() == 1)
+    answer = harness.exchange(harness.image(scene()))
+    assert harness.until(lambda: outlines, 5)
+    (marker, *_) = outlines
+    assert marker.header == answer.header
+    assert len(marker.points) == 8 * len(answer.instances) == 2 * len(marker.outline_colors)
+    first = answer.instances[0]
+    assert (marker.points[0].x, marker.points[0].y) == (first.x_min, first.y_min)

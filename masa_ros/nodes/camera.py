@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -28,6 +29,7 @@ from masa_ros.pipeline import Pipeline
 from masa_ros.types import Frame, Instances
 
 _LOG_PERIOD = 5.0  # seconds between two lines about the same cause
+_LAST = Duration(seconds=0.5)
 _LATE_NS = 500_000_000  # further back than this is a jump of time, not an image out of order
 
 
@@ -139,8 +141,9 @@ class Camera:
             self._synchronised = None
 
     def destroy(self) -> None:
-        """End everything."""
+        """End everything; the last tracks get half a second to reach who listens."""
         self.turn_away()
+        self._tracks.wait_for_all_acked(_LAST)
         for publisher in (
             *(self._tracks, self._camera_info, self._overlay, self._label_mask),
             *(self._markers, self._detections),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import os
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -364,3 +365,15 @@ def main(args: list[str] | None = None) -> int:
             node.destroy_node()
             rclpy.try_shutdown()
     return code
+
+
+def run(args: list[str] | None = None) -> NoReturn:
+    """Be the process of the node.
+
+    Ends without the interpreter's own farewell: everything is closed by then, and to unload
+    torch would take over a second.
+    """
+    code = main(args)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
