@@ -21,6 +21,7 @@ setup(
         'pycocotools',
         'rosbags>=0.10',
         'rosbags-image',
+        'mcap',
         'safetensors',
         'scipy',
         'segment-anything',

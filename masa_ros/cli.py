@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         return int(chosen.run(chosen))
-    except MasaError as error:
+    except (MasaError, OSError) as error:  # OSError: a full disk, a folder without permission
         print(f'masa_ros {chosen.command}: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +18,10 @@ from masa_ros.errors import ImageError, SourceError
 from masa_ros.evaluation.metrics import evaluate
 from masa_ros.masks import mask_from_msg
 from masa_ros.replay.bags import COMPRESSED_TYPE, IMAGE_TYPE, BagWriter, typestore
+from masa_ros.replay.recorder import Recorder
 from masa_ros.replay.sources import open_source
 from masa_ros.tracks_file import TrackedFrame, read_tracks, write_tracks
-from masa_ros.types import Instances, Mask, TrackState
+from masa_ros.types import Frame, Instances, Mask, TrackState
 
 COUNT = 6
 
@@ -282,3 +285,79 @@ def test_the_core_needs_no_ros():
     )
     subprocess.run([sys.executable, '-c', code], check=True, cwd='/')
     assert Path(cli.__file__).is_file()
+
+
+def killed_while_recording(path, frames):
+    """Record tracks in a process that is killed, without any chance to close the file."""
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from conftest import scene
+from masa_ros.replay.bags import IMAGE_TYPE, BagWriter
+from pathlib import Path
+writer = BagWriter(Path({str(path)!r}), '/camera/image_raw', IMAGE_TYPE)
+for number in range({frames}):
+    writer.write_image(scene(number), (number + 1) * 10**8, 'camera')
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    result = subprocess.run([sys.executable, '-c', code], cwd='/', timeout=60)
+    assert result.returncode == -signal.SIGKILL
+
+
+def test_a_recording_that_was_killed_is_read_up_to_its_last_chunk(tmp_path, capsys):
+    path = tmp_path / 'tracks.mcap'
+    killed_while_recording(path, 7)
+    source = open_source(path)
+    items = list(source)
+    assert len(source) == len(items) == 6, 'two images fill a chunk; the seventh was in memory'
+    for number, item in enumerate(items):
+        np.testing.assert_array_equal(item.frame.image, scene(number))
+    with path.open('r+b') as file:
+        file.truncate(path.stat().st_size - 1000)
+    assert len(list(open_source(path))) == 4, 'a chunk that is cut off is left out'
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(SourceError, match='not a readable bag'):
+        open_source(path)
+
+
+def test_an_interrupted_replay_leaves_what_it_has(tmp_path):
+    tracks = boxes([1], [30])
+    frame = Frame(scene(), 10**9, 'camera')
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Recorder(tmp_path, 'test', 10.0, video=False) as recorder,
+    ):
+        recorder.add(0, 'first', frame, tracks)
+        raise KeyboardInterrupt
+    with AnyReader([tmp_path / 'tracks.mcap'], default_typestore=typestore()) as reader:
+        assert len(list(reader.messages())) == 1
+    assert len(read_tracks(tmp_path / 'tracks.json')) == 1
+
+
+def test_damaged_messages_cost_themselves_only(tmp_path):
+    path = tmp_path / 'bag.mcap'
+    with BagWriter(path, '/camera/image_raw', IMAGE_TYPE) as writer:
+        writer.write_image(scene(), 10**8, 'camera')
+        writer._writer.add_message(writer._channel, 2 * 10**8, b'\0\1\0\0garbage', 2 * 10**8)
+        writer.write_image(scene(), 3 * 10**8, 'camera')
+    good, bad, last = (item.frame for item in open_source(path))
+    assert isinstance(bad, ImageError) and 'cannot be read' in str(bad)
+    assert good.stamp_ns == 10**8 and last.stamp_ns == 3 * 10**8
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    cv2.imwrite(str(tmp_path / '0.png'), scene())
+    code = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+from masa_ros import cli
+import masa_ros.replay.command, trackeval, torch
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+sys.exit(cli.main(['replay', {str(tmp_path)!r}, '--output', {str(tmp_path / 'out')!r}]))
+"""
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd='/', timeout=120, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert 'File too large' in result.stderr
+    assert 'Traceback' not in result.stderr

@@ -1,15 +1,18 @@
-"""rosbag2 recordings without ROS, by the library ``rosbags``."""
+"""rosbag2 recordings without ROS, by the libraries ``rosbags`` and ``mcap``."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import contextlib
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
+from mcap.exceptions import McapError
+from mcap.reader import NonSeekingReader
+from mcap.writer import CompressionType, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -20,6 +23,7 @@ from masa_ros.types import Instances
 TRACKS_TYPE = 'masa_ros/msg/TrackedInstanceArray'
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
+_CHUNK = 1 << 18  # bytes
 
 
 def typestore() -> Typestore:
@@ -32,10 +36,23 @@ def typestore() -> Typestore:
     return store
 
 
+def interrupted(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Give topic, message type and CDR bytes of every message of an MCAP file without an end.
+
+    That is what a recorder leaves that was killed or lost its power: whole chunks, the last one
+    perhaps cut off. Nothing is given of a file that is no MCAP.
+    """
+    with path.open('rb') as file, contextlib.suppress(McapError, struct.error):
+        for schema, channel, message in NonSeekingReader(file).iter_messages(log_time_order=False):
+            if schema is not None:
+                yield channel.topic, schema.name, message.data
+
+
 class BagWriter:
     """Write one topic to a single MCAP file, schema included.
 
-    The file appears under its name when it is complete; after an error nothing is left.
+    A chunk is on disk as soon as it is full: whatever happens to the process, the file can be
+    read up to there.
     """
 
     def __init__(self, path: Path, topic: str, message_type: str) -> None:
@@ -43,11 +60,14 @@ class BagWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._store = typestore()
         self._types = self._store.types
-        self._folder = Path(tempfile.mkdtemp(prefix='.masa_ros_', dir=path.parent))
-        self._writer = Writer(self._folder / 'bag', version=8, storage_plugin=StoragePlugin.MCAP)
-        self._writer.open()
         self._type = message_type
-        self._connection = self._writer.add_connection(topic, message_type, typestore=self._store)
+        self._file = path.open('wb')
+        self._writer = Writer(self._file, chunk_size=_CHUNK, compression=CompressionType.NONE)
+        self._writer.start(profile='ros2', library='masa_ros')
+        definition, _ = self._store.generate_msgdef(message_type, ros_version=2)
+        schema = self._writer.register_schema(message_type, 'ros2msg', definition.encode())
+        metadata = {'offered_qos_profiles': ''}
+        self._channel = self._writer.register_channel(topic, 'cdr', schema, metadata)
 
     def __enter__(self) -> BagWriter:
         """Return the open writer."""
@@ -59,12 +79,10 @@ class BagWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the file and put it in its place."""
-        self._writer.close()
-        if kind is None:
-            (written,) = (self._folder / 'bag').glob('*.mcap')
-            written.replace(self.path)
-        shutil.rmtree(self._folder)
+        """Write the end of the file, after an error too: what there is shall be readable."""
+        with contextlib.suppress(*((OSError,) if kind is not None else ())):
+            self._writer.finish()
+        self._file.close()
 
     def _header(self, stamp_ns: int, frame_id: str) -> Any:
         time = self._types['builtin_interfaces/msg/Time'](
@@ -131,6 +149,6 @@ class BagWriter:
         self._write(message, stamp_ns)
 
     def _write(self, message: Any, stamp_ns: int) -> None:
-        self._writer.write(
-            self._connection, stamp_ns, self._store.serialize_cdr(message, self._type)
-        )
+        data = bytes(self._store.serialize_cdr(message, self._type))
+        self._writer.add_message(self._channel, stamp_ns, data, stamp_ns)
+        self._file.flush()  # costs nothing until a chunk is full

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 
 from masa_ros.errors import ImageError, SourceError
 from masa_ros.images import natural_order, rgb_from_compressed, rgb_from_image
-from masa_ros.replay.bags import COMPRESSED_TYPE, IMAGE_TYPE, typestore
+from masa_ros.replay.bags import COMPRESSED_TYPE, IMAGE_TYPE, interrupted, typestore
 from masa_ros.types import Frame
 
+_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE)
 _IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
 _DEFAULT_FPS = 10.0
 
@@ -72,19 +74,28 @@ def open_source(path: Path, topic: str = '', fps: float = 0.0) -> Source:
 
 
 class BagSource:
-    """An image topic of a rosbag2 recording."""
+    """An image topic of a rosbag2 recording.
+
+    An MCAP file whose recorder was killed is read up to where it breaks off.
+    """
 
     def __init__(self, path: Path, topic: str = '') -> None:
         self.path = path
+        self._whole, self._store = True, typestore()
+        counts: dict[str, int] = collections.Counter()
         try:
-            with AnyReader([path], default_typestore=typestore()) as reader:
-                counts = {
-                    c.topic: c.msgcount
-                    for c in reader.connections
-                    if c.msgtype in (IMAGE_TYPE, COMPRESSED_TYPE)
-                }
-        except (AnyReaderError, OSError, ValueError) as error:
-            raise SourceError(f'{path} is not a readable bag: {error}') from error
+            with AnyReader([path], default_typestore=self._store) as reader:
+                for connection in reader.connections:
+                    if connection.msgtype in _TYPES:
+                        counts[connection.topic] += connection.msgcount
+        except Exception as error:  # garbage makes the reader raise anything
+            if path.suffix == '.mcap' and path.is_file():
+                self._whole = False
+                for name, kind, _ in interrupted(path):
+                    counts[name] += kind in _TYPES
+            if not any(counts.values()):
+                raise SourceError(f'{path} is not a readable bag: {error}') from error
+            counts = {name: count for name, count in counts.items() if count}
         listed = ', '.join(counts) or 'none'
         if topic and topic not in counts:
             raise SourceError(f'{path} has no image topic {topic}; there are: {listed}')
@@ -99,21 +110,43 @@ class BagSource:
 
     def __iter__(self) -> Iterator[Item]:
         """Give the images as they were recorded."""
-        with AnyReader([self.path], default_typestore=typestore()) as reader:
+        messages, number = self._messages(), 0
+        while True:
+            try:
+                kind, raw = next(messages)
+            except StopIteration:
+                return
+            except Exception as error:  # damaged bytes make the readers raise anything
+                text = f'the recording breaks off: {error}'
+                yield Item(f'{self.topic}[{number}]', ImageError(text, 'data'))
+                return
+            yield Item(f'{self.topic}[{number}]', self._frame(kind, raw))
+            number += 1
+
+    def _frame(self, kind: str, raw: bytes) -> Frame | ImageError:
+        try:
+            message: Any = self._store.deserialize_cdr(raw, kind)
+        except Exception as error:  # as above
+            return ImageError(f'the message cannot be read: {error!r}', 'data')
+        decode = rgb_from_image if kind == IMAGE_TYPE else rgb_from_compressed
+        stamp = message.header.stamp
+        try:
+            stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
+            return Frame(decode(message), stamp_ns, message.header.frame_id)
+        except ImageError as error:
+            return error
+
+    def _messages(self) -> Iterator[tuple[str, bytes]]:
+        """Give type and CDR bytes of the topic's messages."""
+        if not self._whole:
+            for topic, kind, raw in interrupted(self.path):
+                if topic == self.topic:
+                    yield kind, raw
+            return
+        with AnyReader([self.path], default_typestore=self._store) as reader:
             connections = [c for c in reader.connections if c.topic == self.topic]
-            for number, (connection, _, raw) in enumerate(reader.messages(connections)):
-                name = f'{self.topic}[{number}]'
-                message = reader.deserialize(raw, connection.msgtype)
-                decode = (
-                    rgb_from_image if connection.msgtype == IMAGE_TYPE else rgb_from_compressed
-                )
-                stamp = message.header.stamp  # type: ignore[attr-defined]
-                stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-                try:
-                    frame_id = message.header.frame_id  # type: ignore[attr-defined]
-                    yield Item(name, Frame(decode(message), stamp_ns, frame_id))
-                except ImageError as error:
-                    yield Item(name, error)
+            for connection, _, raw in reader.messages(connections):
+                yield connection.msgtype, raw
 
 
 class FolderSource:
