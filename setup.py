@@ -31,5 +31,8 @@ setup(
         'trackeval',
     ],
     extras_require={'demo': ['scikit-image', 'scikit-learn']},
-    entry_points={'console_scripts': ['masa_ros = masa_ros.cli:main']},
+    entry_points={
+        'console_scripts': ['masa_ros = masa_ros.cli:main'],
+        'rclpy_components': ['masa_ros::TrackerNode = masa_ros.nodes.tracker_node:TrackerNode'],
+    },
 )

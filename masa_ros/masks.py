@@ -18,6 +18,7 @@ from masa_ros.types import Mask
 # Values of mask_encoding in masa_ros/msg/TrackedInstance.
 MASK_NONE = 0
 MASK_COCO_COUNTS = 1
+_LARGEST_SIDE = 1 << 15
 
 
 def mask_from_msg(instance: Any) -> Mask | None:
@@ -71,13 +72,46 @@ def mask_from_coco_rle(rle: dict[str, Any]) -> Mask:
 
 
 def pixels_from_coco_rle(rle: dict[str, Any]) -> NDArray[np.uint8]:
-    """Return a COCO mask, compressed or not, at the size of its image: (H, W), 1 on the object."""
+    """Return a COCO mask, compressed or not, at the size of its image: (H, W), 1 on the object.
+
+    Not by pycocotools, which takes the sizes and counts of a file for granted.
+
+    Raises
+    ------
+    ValueError
+        When the run lengths do not add up to the size, or the size is none of an image.
+
+    """
+    height, width = (int(side) for side in rle['size'])
+    if not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
+        raise ValueError(f'a mask of {width} x {height} pixels')
     counts = rle['counts']
-    if isinstance(counts, list):
-        rle = coco.frPyObjects(rle, *rle['size'])
-    elif isinstance(counts, str):
-        rle = {'size': rle['size'], 'counts': counts.encode('ascii')}
-    return np.asarray(coco.decode(rle))
+    if not isinstance(counts, list):
+        counts = _uncompressed(counts.encode('ascii') if isinstance(counts, str) else counts)
+    runs = np.array(counts, np.int64)
+    return Mask.from_counts(0, 0, width, height, runs).pixels.astype(np.uint8)
+
+
+def _uncompressed(text: bytes) -> list[int]:
+    """Run lengths of COCO's compressed form.
+
+    Six bits a character, from 48 on: five of the number, lowest first, and whether more follow;
+    the fifth bit of the last is the sign. From the third on they are differences to the run
+    before the last.
+    """
+    counts: list[int] = []
+    number = shift = 0
+    for character in text:
+        bits = character - 48
+        number |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            number -= 1 << shift
+        counts.append(number + (counts[-2] if len(counts) > 2 else 0))
+        number = shift = 0
+    return counts
 
 
 def crop(full: NDArray[np.bool_]) -> Mask:

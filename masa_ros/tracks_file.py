@@ -76,7 +76,7 @@ def read_tracks(path: Path) -> list[TrackedFrame]:
         return [_from_json(frame) for frame in document['frames']]
     except OSError as error:
         raise SourceError(f'{path} cannot be read: {error.strerror}') from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise SourceError(f'{path} is not a tracks file: {error!r}') from error
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -16,6 +17,7 @@ from masa_ros.masks import (
     mask_from_coco_rle,
     mask_from_msg,
     msg_fields,
+    pixels_from_coco_rle,
 )
 from masa_ros.types import Mask
 
@@ -90,3 +92,28 @@ def test_the_cpp_decoder_of_the_docs_decodes(tmp_path):
     binary = tmp_path / 'decode'
     subprocess.run([compiler, '-std=c++17', '-Wall', '-Werror', source, '-o', binary], check=True)
     assert subprocess.check_output([binary]) == b'011010'
+
+
+@given(st.data())
+def test_files_masks_are_those_of_pycocotools(data):
+    height, width = (data.draw(st.integers(1, 40)) for _ in range(2))
+    pixels = data.draw(arrays(np.bool_, (height, width)))
+    pixels = np.kron(pixels, np.ones((7, 5), bool))
+    rle = coco.encode(np.asfortranarray(pixels, dtype=np.uint8))
+    np.testing.assert_array_equal(pixels_from_coco_rle(rle), pixels)
+
+
+@pytest.mark.parametrize(
+    'rle',
+    [
+        {'size': [8, 8], 'counts': '00'},
+        {'size': [8, 8], 'counts': 'PPPPPPPP'},
+        {'size': [8, 8], 'counts': [65]},
+        {'size': [8, 8], 'counts': [-1, 65]},
+        {'size': [1 << 20, 1 << 20], 'counts': [1 << 40]},
+        {'size': [0, 0], 'counts': []},
+    ],
+)
+def test_masks_of_files_that_do_not_add_up_are_refused(rle):
+    with pytest.raises(ValueError, match='mask'):
+        pixels_from_coco_rle(rle)

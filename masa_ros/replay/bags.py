@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from mcap.exceptions import McapError
 from mcap.reader import NonSeekingReader
 from mcap.writer import CompressionType, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
@@ -42,8 +40,11 @@ def interrupted(path: Path) -> Iterator[tuple[str, str, bytes]]:
     That is what a recorder leaves that was killed or lost its power: whole chunks, the last one
     perhaps cut off. Nothing is given of a file that is no MCAP.
     """
-    with path.open('rb') as file, contextlib.suppress(McapError, struct.error):
-        for schema, channel, message in NonSeekingReader(file).iter_messages(log_time_order=False):
+    largest = path.stat().st_size
+    # Damaged bytes make the reader raise anything; what came before them is good.
+    with path.open('rb') as file, contextlib.suppress(Exception):
+        reader = NonSeekingReader(file, record_size_limit=largest)
+        for schema, channel, message in reader.iter_messages(log_time_order=False):
             if schema is not None:
                 yield channel.topic, schema.name, message.data
 

@@ -42,7 +42,8 @@ class Photographs:
 
     Attributes
     ----------
-    unreadable: names of files that turned out not to be images; others take their place.
+    unreadable: names of files that turned out not to be images, or whose masks are damaged; others
+        take their place.
 
     """
 
@@ -75,16 +76,23 @@ class Photographs:
     def _read(self, entry: Entry) -> Labelled | None:
         image = cv2.imread(str(entry.path), cv2.IMREAD_COLOR)
         if image is None:
-            self.unreadable.add(entry.path.name)
-            if len(self.unreadable) == len({e.path.name for e in self.entries}):
-                raise OSError(f'none of {len(self.entries)} images can be read')
+            self._leave_out(entry)
             return None
         # Twice the size of a view is all that large-scale jitter can show.
         scale = 2 * max(self.config.size) / max(image.shape[:2])
         if scale < 1:
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        masks = entry.decode(image.shape[0], image.shape[1])
+        try:
+            masks = entry.decode(image.shape[0], image.shape[1])
+        except ValueError:
+            self._leave_out(entry)
+            return None
         return Labelled(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), masks, self.exhaustive)
+
+    def _leave_out(self, entry: Entry) -> None:
+        self.unreadable.add(entry.path.name)
+        if len(self.unreadable) == len({e.path.name for e in self.entries}):
+            raise SourceError(f'none of {len(self.entries)} images can be read with its masks')
 
 
 class Mixture:

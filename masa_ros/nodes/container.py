@@ -1,0 +1,177 @@
+"""A process for several Python nodes, which are loaded and unloaded while it runs.
+
+Serves composition_interfaces as C++ containers do: for ``ros2 component load`` and for
+``LoadComposableNodes`` in launch files. Nodes in one container share an executor, and may hand
+each other messages as they are.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from masa_ros.errors import ConfigError, MasaError
+
+GROUP = 'rclpy_components'  # of entry points, by which packages say what can be loaded
+_OURS = {'masa_ros::TrackerNode': 'masa_ros.nodes.tracker_node:TrackerNode'}
+
+
+def component(plugin: str) -> Any:
+    """Return the node class that a package offers as 'package::Class'.
+
+    Raises
+    ------
+    ConfigError
+        When no installed package offers it, or it cannot be imported.
+
+    """
+    offered = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    for name, value in _OURS.items():  # an ament installation has no entry points
+        offered.setdefault(name, importlib.metadata.EntryPoint(name, value, GROUP))
+    if plugin not in offered:
+        raise ConfigError(f"no component is called '{plugin}'; there are: {', '.join(offered)}")
+    try:
+        return offered[plugin].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"component '{plugin}' cannot be imported: {error}") from error
+
+
+class Container(Node):
+    """Node ``component_container`` that loads others into its executor.
+
+    Attributes
+    ----------
+    executor_: runs the container and what it has loaded.
+    loaded: the nodes by number.
+
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(options.pop('node_name', 'component_container'), **options)
+        self.executor_ = SingleThreadedExecutor(context=self.context)
+        self.executor_.add_node(self)
+        self.loaded: dict[int, Node] = {}
+        self._next = 1
+
+    def serve(self) -> None:
+        """Offer the services; raises ConfigError without composition_interfaces."""
+        try:
+            from composition_interfaces.srv import ListNodes, LoadNode, UnloadNode
+        except ImportError as error:
+            raise ConfigError(
+                f'the container needs composition_interfaces ({error}): '
+                'sudo apt install ros-$ROS_DISTRO-composition-interfaces'
+            ) from error
+        self.create_service(LoadNode, '~/_container/load_node', self._on_load)
+        self.create_service(UnloadNode, '~/_container/unload_node', self._on_unload)
+        self.create_service(ListNodes, '~/_container/list_nodes', self._on_list)
+
+    def load(
+        self,
+        plugin: str,
+        name: str = '',
+        namespace: str = '',
+        remaps: Sequence[str] = (),
+        parameters: Sequence[Parameter] = (),
+    ) -> int:
+        """Start a node; gives its number.
+
+        Parameters
+        ----------
+        plugin: see ``component``.
+        name, namespace: of the node; '' for its own.
+        remaps: rules 'from:=to'.
+        parameters: values that stand above its own.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such component, or it refuses its options.
+
+        """
+        kind = component(plugin)
+        options: dict[str, Any] = {
+            'context': self.context,
+            'parameter_overrides': list(parameters),
+            'use_global_arguments': False,
+            'cli_args': ['--ros-args', *(part for rule in remaps for part in ('-r', rule))],
+        }
+        options |= {k: v for k, v in (('node_name', name), ('namespace', namespace)) if v}
+        try:
+            node = kind(**options)
+        except Exception as error:  # somebody else's constructor
+            raise ConfigError(f"component '{plugin}' does not start: {error}") from error
+        number, self._next = self._next, self._next + 1
+        self.loaded[number] = node
+        self.executor_.add_node(node)
+        return number
+
+    def unload(self, number: int) -> None:
+        """End a node; raises ConfigError for a number that no node has."""
+        if number not in self.loaded:
+            raise ConfigError(f'no node has the number {number}')
+        node = self.loaded.pop(number)
+        self.executor_.remove_node(node)
+        node.destroy_node()
+
+    def destroy_node(self) -> None:
+        """End all nodes and the container."""
+        for number in list(self.loaded):
+            self.unload(number)
+        super().destroy_node()
+
+    def _on_load(self, request: Any, response: Any) -> Any:
+        try:
+            number = self.load(
+                request.plugin_name,
+                request.node_name,
+                request.node_namespace,
+                request.remap_rules,
+                [Parameter.from_parameter_msg(message) for message in request.parameters],
+            )
+        except MasaError as error:
+            self.get_logger().error(str(error))
+            response.success, response.error_message = False, str(error)
+            return response
+        response.success, response.unique_id = True, number
+        response.full_node_name = self.loaded[number].get_fully_qualified_name()
+        self.get_logger().info(f'loaded {request.plugin_name} as {response.full_node_name}')
+        return response
+
+    def _on_unload(self, request: Any, response: Any) -> Any:
+        try:
+            self.unload(request.unique_id)
+            response.success = True
+        except MasaError as error:
+            response.success, response.error_message = False, str(error)
+        return response
+
+    def _on_list(self, request: Any, response: Any) -> Any:
+        response.unique_ids = list(self.loaded)
+        response.full_node_names = [n.get_fully_qualified_name() for n in self.loaded.values()]
+        return response
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a container until it is interrupted."""
+    rclpy.init(args=args)
+    container = Container()
+    try:
+        container.serve()
+        container.executor_.spin()
+    except MasaError as error:
+        print(f'component_container: {error}', file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        container.destroy_node()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,85 @@
+"""Nodes that are loaded into one process."""
+
+import contextlib
+import threading
+
+import pytest
+import rclpy
+from conftest import scene
+from rclpy.executors import ExternalShutdownException
+from rclpy.parameter import Parameter
+from ros_harness import Peer
+
+from masa_ros.errors import ConfigError
+from masa_ros.nodes.container import Container
+
+pytestmark = pytest.mark.ros
+TRACKER = 'masa_ros::TrackerNode'
+
+
+@pytest.fixture
+def container():
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
+    made = Container(context=context)
+
+    def spin():
+        with contextlib.suppress(ExternalShutdownException):
+            made.executor_.spin()
+
+    thread = threading.Thread(target=spin, daemon=True)
+    thread.start()
+    yield made
+    rclpy.shutdown(context=context)
+    thread.join(5)
+    made.destroy_node()
+
+
+def options(weights):
+    values = {'weights': str(weights), 'device': 'cpu', 'input_size': 192}
+    return [Parameter(name, value=value) for name, value in values.items()]
+
+
+def test_nodes_are_loaded_run_and_are_unloaded(container, seeded_weights):
+    first, second = (
+        container.load(TRACKER, 'masa_tracker', f'/{side}', (), options(seeded_weights))
+        for side in ('left', 'right')
+    )
+    names = {number: node.get_fully_qualified_name() for number, node in container.loaded.items()}
+    assert names == {first: '/left/masa_tracker', second: '/right/masa_tracker'}
+    for side in ('left', 'right'):
+        peer = Peer(side)
+        try:
+            assert peer.until(lambda peer=peer: peer.images.get_subscription_count(), 20)
+            message = peer.image(scene())
+            assert peer.exchange(message).header == message.header
+        finally:
+            peer.close()
+    container.unload(first)
+    assert list(container.loaded) == [second]
+    with pytest.raises(ConfigError, match='no node has the number'):
+        container.unload(first)
+
+
+def test_remaps_reach_the_node(container, seeded_weights):
+    container.load(
+        TRACKER, 'eyes', '', ('image_raw:=/remapped/image_raw',), options(seeded_weights)
+    )
+    peer = Peer('remapped')
+    try:
+        assert peer.until(lambda: peer.images.get_subscription_count(), 20)
+    finally:
+        peer.close()
+
+
+@pytest.mark.parametrize(
+    'plugin, parameters, words',
+    [
+        ('nobody::Nothing', [], "no component is called 'nobody::Nothing'"),
+        (TRACKER, [Parameter('memo_momentum', value=7.0)], 'does not start: .*memo_momentum'),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(container, plugin, parameters, words):
+    with pytest.raises(ConfigError, match=words):
+        container.load(plugin, parameters=parameters)
+    assert not container.loaded
