@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test bench bench-gpu parity lint setup setup-dev setup-engines clean
+.PHONY: demo test bench bench-gpu soak parity lint setup setup-dev setup-engines clean
 
 demo: setup  ## Track objects through real ROS 2 and write out/demo
 	$(VENV)/masa_ros demo --output out/demo
@@ -15,6 +15,10 @@ bench: setup-dev  ## Print side-by-side tables, write out/bench
 
 bench-gpu: setup-dev  ## Every model under every runtime on a GPU; a rehearsal without one
 	$(VENV)/python bench/gpu.py
+
+MINUTES ?= 30
+soak: setup-dev  ## A node under load and faults: make soak MINUTES=30
+	$(VENV)/python bench/soak.py --minutes $(MINUTES)
 
 FIXTURES ?= ../shared/parity
 parity: setup  ## Compare with numbers of the original code: make parity FIXTURES=<dir>
