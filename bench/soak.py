@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import array
+import itertools
 import json
 import os
 import random
@@ -207,7 +208,9 @@ class Soak:
         slope = float(np.polyfit(hours, [s['mb'] for s in late], 1)[0]) if len(late) > 2 else 0.0
         edges = np.linspace(0, self.samples[-1]['s'] + 1, 11)
         steady = [(when, ms) for when, ms, phase in self.latencies if phase == 'steady']
-        tenths = [[ms for when, ms in steady if a <= when < b] for a, b in zip(edges, edges[1:])]
+        tenths = [
+            [ms for when, ms in steady if a <= when < b] for a, b in itertools.pairwise(edges)
+        ]
         burst = [ms for _, ms, phase in self.latencies if phase == 'burst']
         return {
             'minutes': self.samples[-1]['s'] / 60,
