@@ -1,4 +1,4 @@
-"""A hundred thousand images, nearly all broken, through the real node: does it stay as it was?
+"""A hundred thousand images, nearly all of them broken, through the real node.
 
     python bench/storm.py [--messages 100000]
 
@@ -95,6 +95,10 @@ def main() -> dict[str, Any]:
         time.sleep(0.1)
     time.sleep(1.0)
     statistics = node._cameras[0].statistics
+
+    def done() -> int:
+        return statistics.processed + statistics.failed + sum(statistics.rejected.values())
+
     rng, expected, memory = np.random.default_rng(0), set(), []
     for number in tqdm(range(arguments.messages), unit='image'):
         header = Header(stamp=ns_to_stamp((number + 1) * 10**8))
