@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from masa_ros.masks import mask_from_msg
 from masa_ros.models.stages import Eager
 from masa_ros.nodes.messages import tracks_from_msg
 from masa_ros.pipeline import Pipeline
+from masa_ros.share import share_path
 
 pytestmark = pytest.mark.ros
 
@@ -574,3 +576,23 @@ def test_viewers_get_outlines(harness):
     assert len(marker.points) == 8 * len(answer.instances) == 2 * len(marker.outline_colors)
     first = answer.instances[0]
     assert (marker.points[0].x, marker.points[0].y) == (first.x_min, first.y_min)
+
+
+def test_the_example_of_a_security_policy_names_all_that_the_node_has(harness):
+    policy = ElementTree.parse(share_path('config/sros2_policy.xml'))
+
+    def allowed(kind, attribute):
+        for rules in policy.iter(kind):
+            if rules.get(attribute) == 'ALLOW':
+                for rule in rules:
+                    yield rule.text.replace('~', '/masa_tracker').replace('/camera/', '/', 1)
+
+    node = harness.node
+    for kind, attribute, names in (
+        ('topics', 'publish', node.get_publisher_names_and_types_by_node),
+        ('topics', 'subscribe', node.get_subscriber_names_and_types_by_node),
+        ('services', 'reply', node.get_service_names_and_types_by_node),
+    ):
+        has = {name for name, _ in names('masa_tracker', '/')}
+        assert has - set(allowed(kind, attribute)) == set()
+        assert has
