@@ -143,7 +143,8 @@ class Camera:
     def destroy(self) -> None:
         """End everything; the last tracks get half a second to reach who listens."""
         self.turn_away()
-        self._tracks.wait_for_all_acked(_LAST)
+        if self._node.context.ok():
+            self._tracks.wait_for_all_acked(_LAST)
         for publisher in (
             *(self._tracks, self._camera_info, self._overlay, self._label_mask),
             *(self._markers, self._detections),

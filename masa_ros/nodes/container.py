@@ -13,11 +13,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from masa_ros.errors import ConfigError, MasaError
+from masa_ros.nodes.signals import ended_by_signals
 
 GROUP = 'rclpy_components'  # of entry points, by which packages say what can be loaded
 _OURS = {'masa_ros::TrackerNode': 'masa_ros.nodes.tracker_node:TrackerNode'}
@@ -50,6 +53,7 @@ class Container(Node):
     ----------
     executor_: runs the container and what it has loaded.
     loaded: the nodes by number.
+    finished: done when the process shall end.
 
     """
 
@@ -58,6 +62,7 @@ class Container(Node):
         self.executor_ = SingleThreadedExecutor(context=self.context)
         self.executor_.add_node(self)
         self.loaded: dict[int, Node] = {}
+        self.finished: Future = Future()
         self._next = 1
 
     def serve(self) -> None:
@@ -161,17 +166,16 @@ class Container(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Run a container until it is interrupted."""
-    rclpy.init(args=args)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     container = Container()
-    try:
-        container.serve()
-        container.executor_.spin()
-    except MasaError as error:
-        print(f'component_container: {error}', file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        container.destroy_node()
-        rclpy.try_shutdown()
+    with ended_by_signals(container.finished):
+        try:
+            container.serve()
+            container.executor_.spin_until_future_complete(container.finished)
+        except MasaError as error:
+            print(f'component_container: {error}', file=sys.stderr)
+            return 2
+        finally:
+            container.destroy_node()
+            rclpy.try_shutdown()
     return 0

@@ -5,13 +5,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-import signal
-import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import rclpy
@@ -29,6 +25,7 @@ from masa_ros.models.detector import Encoded
 from masa_ros.nodes import diagnostics, parameters
 from masa_ros.nodes.camera import Arrival, Camera
 from masa_ros.nodes.diagnostics import Statistics
+from masa_ros.nodes.signals import ended_by_signals
 from masa_ros.nodes.worker import NewestWorker
 from masa_ros.pipeline import Pipeline, PipelineConfig, lost_device
 from masa_ros.types import Frame
@@ -307,43 +304,6 @@ class TrackerNode(LifecycleNode):
         super().destroy_node()
 
 
-@contextmanager
-def ending(node: TrackerNode) -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the node, its last images published.
-
-    rclpy's own handlers shut the context down at once: what is in work could not be published
-    any more. A thread is told by the signal itself, because Python runs handlers only when the
-    executor comes back from waiting.
-    """
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-
-    def handle(number: int, stack: Any) -> None:
-        if node.loading:
-            raise KeyboardInterrupt
-
-    def wait() -> None:
-        if reader.recv(1) and not node.finished.done():
-            node.finished.set_result(0)
-
-    before = [(number, signal.signal(number, handle)) for number in _SIGNALS]
-    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    thread = threading.Thread(target=wait, name='signals', daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for number, handler in before:
-            signal.signal(number, handler)
-        writer.close()
-        thread.join()
-        reader.close()
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 def main(args: list[str] | None = None) -> int:
     """Run the node until it is interrupted."""
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -355,7 +315,7 @@ def main(args: list[str] | None = None) -> int:
         return 2
     executor, code = SingleThreadedExecutor(), 0
     executor.add_node(node)
-    with ending(node):
+    with ended_by_signals(node.finished, lambda: node.loading):
         try:
             executor.spin_until_future_complete(node.finished)
             code = int(node.finished.result() or 0) if node.finished.done() else 0

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from masa_ros.errors import SourceError
 from masa_ros.training.cutouts import Scene, cut, is_held_out, read_library, read_rgb
 from masa_ros.training.views import Sample, Seen, affine, pack, photometric
 
@@ -74,6 +75,11 @@ class Composites:
     seed: of the generator.
     held_out: True takes the tenth of the photographs that training never sees.
 
+    Raises
+    ------
+    SourceError
+        When there is no cut-out, or no photograph, in that part.
+
     """
 
     def __init__(
@@ -94,6 +100,12 @@ class Composites:
         self.cutouts = [_levels(cut(s)) for s in self.scenes]
         read = (read_rgb(p) for p in backgrounds if chosen(p.stem))
         self.photos: list[Array] = [photo for photo in read if photo is not None]
+        if not self.cutouts or not self.photos:
+            part = 'held-out tenth' if held_out else 'part that is learned from'
+            raise SourceError(
+                f'the {part} of the photographs has {len(self.cutouts)} whole objects in '
+                f'{len(self.photos)} photographs: more are needed'
+            )
 
     def sample(self, index: int) -> Sample:
         """Make scene number ``index``."""
