@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -104,6 +105,13 @@ class Pipeline:
         """Give the engines up: what is built for them now is not put to use any more."""
         if self.engines is not None:
             self.engines.give_up('closed')
+
+
+def free_memory() -> None:
+    """Give GPU memory that nothing uses any more back to the other processes."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def lost_device(error: Exception) -> bool:

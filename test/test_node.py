@@ -321,6 +321,44 @@ def test_lifecycle(harness, capfd):
     assert len(warned(capfd, '/nowhere.safetensors')) == 1
 
 
+@pytest.mark.parametrize('harness', [{'autostart': False}], indirect=True)
+def test_transitions_out_of_turn_change_nothing(harness):
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return call(harness, ChangeState, '/masa_tracker/change_state', request).success
+
+    assert not change(Transition.TRANSITION_ACTIVATE)
+    assert change(Transition.TRANSITION_CONFIGURE)
+    assert not change(Transition.TRANSITION_CONFIGURE)
+    assert change(Transition.TRANSITION_ACTIVATE)
+    for wrong in (Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_CLEANUP):
+        assert not change(wrong)
+    harness.wait_until_tracking()
+    assert harness.exchange(harness.image(scene()))
+
+
+def test_parameters_are_read_again_when_the_node_is_configured(harness):
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert call(harness, ChangeState, '/masa_tracker/change_state', request).success
+
+    assert harness.exchange(harness.image(scene()))
+    change(Transition.TRANSITION_DEACTIVATE)
+    change(Transition.TRANSITION_CLEANUP)
+    assert harness.until(lambda: harness.images.get_subscription_count() == 0)
+    assert set_parameter(harness, 'cameras', ['roof']).successful
+    change(Transition.TRANSITION_CONFIGURE)
+    change(Transition.TRANSITION_ACTIVATE)
+    roof = Peer('roof', harness.context)
+    try:
+        assert roof.until(lambda: roof.images.get_subscription_count(), 20)
+        message = roof.image(scene())
+        assert roof.exchange(message).header == message.header
+        assert harness.images.get_subscription_count() == 0
+    finally:
+        roof.close()
+
+
 def test_silence_is_reported(harness):
     assert set_parameter(harness, 'silence_seconds', 0.5).successful
     assert harness.until(
@@ -556,10 +594,22 @@ def test_cameras_must_have_names_of_topics(seeded_weights, capfd):
 
 def test_a_node_in_the_same_process_hands_images_over(harness):
     message = harness.image(scene())
+    heard = []
+
+    def listen(camera, frame, tracks):
+        heard.append((camera, frame.stamp_ns, tracks.track_ids.tolist()))
+        raise ValueError('of the listener')
+
+    harness.node.listeners.append(listen)
     before = len(harness.tracks)
     harness.node.offer(message)
     assert harness.until(lambda: len(harness.tracks) > before, 5)
-    assert harness.tracks[-1].header == message.header
+    answer = harness.tracks[-1]
+    assert answer.header == message.header
+    ids = [i.track_id for i in answer.instances]
+    assert harness.until(lambda: heard == [('', harness._stamp, ids)], 5)
+    assert harness.exchange(harness.image(scene())), 'the node goes on'
+    assert harness.until(lambda: harness.report('event_listener') == '2', 5)
 
 
 def test_viewers_get_outlines(harness):

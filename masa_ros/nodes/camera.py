@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,10 @@ _LAST = Duration(seconds=0.5)
 _LATE_NS = 500_000_000  # further back than this is a jump of time, not an image out of order
 
 
+Listener = Callable[[str, Frame, Instances], None]
+"""Takes the name of a camera, a frame and its tracks, in the worker's thread."""
+
+
 class Arrival(NamedTuple):
     """An image as it came."""
 
@@ -56,6 +60,7 @@ class Camera:
     pipeline: with a track memory of its own.
     statistics: go on when the camera is configured again.
     arrived: takes every image that is to be tracked.
+    listeners: called with every frame and its tracks.
 
     """
 
@@ -68,12 +73,14 @@ class Camera:
         pipeline: Pipeline,
         statistics: Statistics,
         arrived: Callable[[Camera, Arrival], None],
+        listeners: Sequence[Listener] = (),
     ) -> None:
         self.name, self.pipeline, self.settings = name, pipeline, settings
         self.statistics = statistics
         self.reset_wanted = False
         self.topic = ''
         self._node, self._place, self._arrived = node, place, arrived
+        self._listeners = listeners
         self._inputs: list[Any] = []
         self._synchronised: SynchronisedImages | None = None
         self._classes = ClassNames()
@@ -92,7 +99,11 @@ class Camera:
         self._overlay = create(Image, f'{prefix}overlay', view)
         self._label_mask = create(Image, f'{prefix}label_mask', view)
         self._markers = create(ImageMarker, f'{prefix}markers', view)
-        self._detections = None
+        self._detections = self._metrics = None
+        self._window = node.get_clock().now().to_msg()
+        if messages.STATISTICS is not None:
+            metrics = messages.STATISTICS.MetricsMessage
+            self._metrics = node.create_publisher(metrics, '/statistics', 10)
         if messages.VISION is not None:
             self._detections = create(
                 messages.VISION.Detection2DArray, f'{prefix}detections', reliable
@@ -147,7 +158,7 @@ class Camera:
             self._tracks.wait_for_all_acked(_LAST)
         for publisher in (
             *(self._tracks, self._camera_info, self._overlay, self._label_mask),
-            *(self._markers, self._detections),
+            *(self._markers, self._detections, self._metrics),
         ):
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
@@ -221,9 +232,17 @@ class Camera:
             common = (tracks.track_ids - 1) * cameras + number + 1
             tracks = dataclasses.replace(tracks, track_ids=common)
         self._publish(frame, tracks, arrival.message.header)
+        for listener in self._listeners:
+            self._tell(listener, frame, tracks)
         age_ms = (self._node.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
         plausible = age_ms if 0 <= age_ms < 60_000 else None
         self.statistics.finish((time.monotonic() - arrival.at) * 1e3, plausible)
+
+    def _tell(self, listener: Listener, frame: Frame, tracks: Instances) -> None:
+        try:
+            listener(self.name, frame, tracks)
+        except Exception as error:  # somebody else's code must not end the worker
+            self.event('listener', f'a listener failed: {type(error).__name__}: {error}')
 
     def fail(self, error: Exception) -> None:
         """Count an image on which the model failed."""
@@ -284,6 +303,14 @@ class Camera:
         info.header = header
         self._camera_info.publish(info)
 
+    def _publish_statistics(self) -> None:
+        """Publish how old images were when their tracks were published, as topic statistics."""
+        start, self._window = self._window, self._node.get_clock().now().to_msg()
+        ages = self.statistics.new_ages()
+        if self._metrics is not None and ages:
+            source = f'{self._node.get_fully_qualified_name()}: {self.topic}'
+            self._metrics.publish(messages.ages_to_metrics(ages, source, start, self._window))
+
     # Words
 
     def _reject(self, cause: str, text: str) -> None:
@@ -311,6 +338,7 @@ class Camera:
             figures['without_detections'] = int(figures['received']) - self._matched
         publishers = self._node.count_publishers(self.topic) if active else 0
         figures['publishers'] = publishers
+        self._publish_statistics()
         level, text = self.statistics.level(self.settings.silence_seconds, active)
         if active and level == DiagnosticStatus.OK and publishers > 1:
             level, text = DiagnosticStatus.WARN, f'{publishers} publishers on {self.topic}'

@@ -32,6 +32,7 @@ class Statistics:
         self._latencies: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self._ages: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self._finished: collections.deque[float] = collections.deque(maxlen=_WINDOW)
+        self._news: list[float] = []
 
     def receive(self) -> None:
         """Count an image that arrived."""
@@ -70,6 +71,13 @@ class Statistics:
             self._finished.append(time.monotonic())
             if age_ms is not None:
                 self._ages.append(age_ms)
+                self._news = [*self._news[-_WINDOW:], age_ms]
+
+    def new_ages(self) -> list[float]:
+        """Return the milliseconds from stamp to publication since the last call."""
+        with self._lock:
+            news, self._news = self._news, []
+            return news
 
     def report(self) -> dict[str, Any]:
         """Return all figures by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,9 @@ from masa_ros.types import Instances
 VISION: Any = None  # vision_msgs.msg; ROS installations have it, the wheels do not
 with contextlib.suppress(ImportError):
     VISION = importlib.import_module('vision_msgs.msg')
+STATISTICS: Any = None  # statistics_msgs.msg; likewise
+with contextlib.suppress(ImportError):
+    STATISTICS = importlib.import_module('statistics_msgs.msg')
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -131,6 +134,29 @@ def tracks_to_detections(
         detection.results.append(result)
         message.detections.append(detection)
     return message
+
+
+def ages_to_metrics(ages_ms: Sequence[float], source: str, start: Time, stop: Time) -> Any:
+    """Build the statistics_msgs/MetricsMessage that rclcpp publishes for its subscriptions too."""
+    kinds = STATISTICS.StatisticDataType
+    points: list[tuple[int, Callable[[Any], Any]]] = [
+        (kinds.STATISTICS_DATA_TYPE_AVERAGE, np.mean),
+        (kinds.STATISTICS_DATA_TYPE_MINIMUM, np.min),
+        (kinds.STATISTICS_DATA_TYPE_MAXIMUM, np.max),
+        (kinds.STATISTICS_DATA_TYPE_STDDEV, np.std),
+        (kinds.STATISTICS_DATA_TYPE_SAMPLE_COUNT, np.size),
+    ]
+    return STATISTICS.MetricsMessage(
+        measurement_source_name=source,
+        metrics_source='message_age',
+        unit='ms',
+        window_start=start,
+        window_stop=stop,
+        statistics=[
+            STATISTICS.StatisticDataPoint(data_type=kind, data=float(of(ages_ms)))
+            for kind, of in points
+        ],
+    )
 
 
 def array_to_image(pixels: NDArray[np.generic], encoding: str, header: Header) -> Image:

@@ -23,11 +23,11 @@ from std_srvs.srv import Trigger
 from masa_ros.errors import ConfigError, EngineError, MasaError
 from masa_ros.models.detector import Encoded
 from masa_ros.nodes import diagnostics, parameters
-from masa_ros.nodes.camera import Arrival, Camera
+from masa_ros.nodes.camera import Arrival, Camera, Listener
 from masa_ros.nodes.diagnostics import Statistics
 from masa_ros.nodes.signals import ended_by_signals
 from masa_ros.nodes.worker import NewestWorker
-from masa_ros.pipeline import Pipeline, PipelineConfig, lost_device
+from masa_ros.pipeline import Pipeline, PipelineConfig, free_memory, lost_device
 from masa_ros.types import Frame
 
 Build = Callable[[PipelineConfig, Callable[[str], None]], Pipeline]
@@ -49,6 +49,8 @@ class TrackerNode(LifecycleNode):
     ----------
     finished: done when the node has nothing more to do, with the exit code of its process.
     loading: while a model is loaded.
+    listeners: called with the name of the camera, every frame and its tracks, for whoever lives in
+        the same process.
 
     """
 
@@ -62,6 +64,7 @@ class TrackerNode(LifecycleNode):
         self._statistics: dict[str, Statistics] = collections.defaultdict(Statistics)
         self._device_failed = False
         self.loading = False
+        self.listeners: list[Listener] = []
         parameters.declare(self)
         self._settings: parameters.Settings | None = None
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -109,7 +112,10 @@ class TrackerNode(LifecycleNode):
             place = (number, len(names))
             statistics = self._statistics[name]
             self._cameras.append(
-                Camera(self, name, place, self._settings, pipeline, statistics, self._arrived)
+                Camera(
+                    *(self, name, place, self._settings, pipeline, statistics),
+                    *(self._arrived, self.listeners),
+                )
             )
         return TransitionCallbackReturn.SUCCESS
 
@@ -174,6 +180,7 @@ class TrackerNode(LifecycleNode):
             self._pipeline.close()
         self._pipeline = None
         self._settings = None
+        free_memory()
 
     # Images
 
