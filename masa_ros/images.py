@@ -85,8 +85,8 @@ def rgb_from_image(message: Any, views: bool = False) -> Rgb:
 
     ``rgb8`` is a view of the message's memory, everything else is one conversion. With ``views``
     so are ``bgr8``, ``rgba8``, ``bgra8`` and ``mono8``, their channels reordered by strides: right
-    for a GPU, which takes the bytes as they are, and slow to read on a CPU. 16-bit images keep
-    their upper eight bits. Encodings not known here are given to cv_bridge where the
+    for a GPU, which takes the bytes as they are, and slow to read on a CPU. 16-bit images are
+    scaled to eight bits. Encodings not known here are given to cv_bridge where the
     installation has a working one.
 
     Raises
@@ -103,7 +103,9 @@ def rgb_from_image(message: Any, views: bool = False) -> Rgb:
         return _by_cv_bridge(message)
     pixels = _pixels(message, layout, height, width)
     if layout.dtype is _U16:
-        pixels = (pixels >> 8).astype(np.uint8)
+        if layout.conversion is not None:
+            pixels = cv2.cvtColor(pixels, layout.conversion)
+        return np.multiply(pixels, 255 / 65535).astype(np.uint8)
     if layout.conversion is None:
         return pixels
     if views and layout.conversion in _AS_VIEWS:

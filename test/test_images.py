@@ -9,6 +9,7 @@ import torch
 from conftest import scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rosbags.image import message_to_cvimage
 
 from masa_ros.errors import ImageError
 from masa_ros.images import SUPPORTED_ENCODINGS, rgb_from_compressed, rgb_from_image
@@ -37,7 +38,7 @@ def message(pixels, encoding, bigendian=False, padding=0, height=HEIGHT, width=W
 
 
 def wide(pixels):
-    return pixels.astype(np.uint16) << 8 | 0x5A
+    return pixels.astype(np.uint16) * 257 + 60
 
 
 EXACT = {
@@ -69,6 +70,31 @@ def test_colour_images_come_out_exactly(encoding, padding, views):
 def test_grey_images_come_out_exactly(encoding, padding, views):
     pixels = rgb_from_image(message(GREYS[encoding], encoding, padding=padding), views)
     np.testing.assert_array_equal(pixels, np.dstack([GREY] * 3))
+
+
+# rosbags-image does not know how many colours 8UC1 and 8UC4 have, takes 8UC3 for RGB where
+# everything made by OpenCV is BGR, and counts the chroma of nv12 and nv21 as image rows.
+OUR_OWN = {'8UC1', '8UC3', '8UC4', '16UC1', 'nv12', 'nv21'}
+
+
+@pytest.mark.parametrize('bigendian', [0, 1])
+@pytest.mark.parametrize('encoding', sorted(set(SUPPORTED_ENCODINGS) - OUR_OWN))
+def test_conversions_are_those_of_rosbags_image_bit_for_bit(encoding, bigendian):
+    rng = np.random.default_rng(0)
+    step = 32 * bytes_of_a_pixel(encoding)
+    image = SimpleNamespace(
+        **{'encoding': encoding, 'height': 24, 'width': 32, 'step': step},
+        **{'is_bigendian': bigendian, '__msgtype__': 'sensor_msgs/msg/Image'},
+        data=rng.integers(0, 256, 24 * step, np.uint8),
+    )
+    np.testing.assert_array_equal(rgb_from_image(image), message_to_cvimage(image, 'rgb8'))
+
+
+def bytes_of_a_pixel(encoding):
+    if 'yu' in encoding or 'yv' in encoding:
+        return 2
+    colours = {'rgb': 3, 'bgr': 3, 'rgba': 4, 'bgra': 4}.get(encoding.rstrip('0168'), 1)
+    return colours * (2 if encoding.endswith('16') else 1)
 
 
 @pytest.mark.parametrize('encoding', ['rgb16', 'mono16', 'bgra16'])
