@@ -227,6 +227,9 @@ class Camera:
 
     def finish(self, arrival: Arrival, frame: Frame, tracks: Instances) -> None:
         """Publish the tracks of an image and count it."""
+        if not self._node.context.ok():  # shut down by somebody else's handler of signals
+            self.statistics.skip()
+            return
         if self.settings.common_ids:
             number, cameras = self._place
             common = (tracks.track_ids - 1) * cameras + number + 1

@@ -286,6 +286,8 @@ class TrackerNode(LifecycleNode):
     def _report(self) -> None:
         """Publish diagnostics; also the heartbeat, once a second in every state."""
         settings, worker = self._settings, self._worker
+        if worker is not None:
+            worker.check()  # a bug shall end the process, not leave it idle
         if self._device_failed and settings is not None:
             self._device_failed = False
             if settings.on_device_failure == 'deactivate' and worker is not None:

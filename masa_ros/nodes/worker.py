@@ -15,7 +15,7 @@ class NewestWorker(Generic[K, T]):
 
     An item that was not looked at when the next one of its key came is dropped, so that no key
     waits for another longer than one call. ``work`` must not raise: an exception ends the thread
-    and comes out of ``stop``.
+    and comes out of ``check`` and ``stop``.
     """
 
     def __init__(self, work: Callable[[dict[K, T]], None]) -> None:
@@ -39,6 +39,11 @@ class NewestWorker(Generic[K, T]):
         """Return the number of items of a key that wait, 0 or 1."""
         return int(key in self._waiting)
 
+    def check(self) -> None:
+        """Raise the exception that ended the thread, if one did."""
+        if self._error is not None:
+            raise self._error
+
     def stop(self) -> list[K]:
         """Finish the items in work and end the thread; gives the keys of those still waiting."""
         with self._condition:
@@ -46,8 +51,7 @@ class NewestWorker(Generic[K, T]):
             dropped, self._waiting = list(self._waiting), {}
             self._condition.notify()
         self._thread.join()
-        if self._error is not None:
-            raise self._error
+        self.check()
         return dropped
 
     def _run(self) -> None:
@@ -59,5 +63,5 @@ class NewestWorker(Generic[K, T]):
                         return
                     items, self._waiting = self._waiting, {}
                 self._work(items)
-        except BaseException as error:  # a bug: shown by stop()
+        except BaseException as error:  # a bug: shown by check() and stop()
             self._error = error
