@@ -41,7 +41,7 @@ _NANO = ModelConfig(
     proposals=150,
     min_side=1.0,
     mask_share=0.6,
-    score_threshold=0.4,
+    score_threshold=0.55,
     max_instances=100,
     weights='masa_nano.safetensors',
 )

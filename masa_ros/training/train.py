@@ -278,7 +278,9 @@ def _train(
     weights = config.output / f'{config.model}.safetensors'
     if config.resume and checkpoint.is_file():
         state.load(checkpoint)
-    described = dataclasses.asdict(config) | {'output': config.output.name}
+    # Names, not paths: the file travels.
+    described = dataclasses.asdict(config)
+    described |= {'output': config.output.name, 'weights': Path(config.weights).name}
     main = parallel.rank() == 0
 
     def save() -> None:
