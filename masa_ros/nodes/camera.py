@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -28,6 +30,7 @@ from masa_ros.nodes.qos import profile
 from masa_ros.pipeline import Pipeline
 from masa_ros.types import Frame, Instances
 
+RCLError, InvalidHandle = rclpy_implementation.RCLError, rclpy_implementation.InvalidHandle
 _LOG_PERIOD = 5.0  # seconds between two lines about the same cause
 _LAST = Duration(seconds=0.5)
 _LATE_NS = 500_000_000  # further back than this is a jump of time, not an image out of order
@@ -154,7 +157,7 @@ class Camera:
     def destroy(self) -> None:
         """End everything; the last tracks get half a second to reach who listens."""
         self.turn_away()
-        if self._node.context.ok():
+        with contextlib.suppress(RCLError):  # the context may be shut down already
             self._tracks.wait_for_all_acked(_LAST)
         for publisher in (
             *(self._tracks, self._camera_info, self._overlay, self._label_mask),
@@ -227,14 +230,17 @@ class Camera:
 
     def finish(self, arrival: Arrival, frame: Frame, tracks: Instances) -> None:
         """Publish the tracks of an image and count it."""
-        if not self._node.context.ok():  # shut down by somebody else's handler of signals
-            self.statistics.skip()
-            return
         if self.settings.common_ids:
             number, cameras = self._place
             common = (tracks.track_ids - 1) * cameras + number + 1
             tracks = dataclasses.replace(tracks, track_ids=common)
-        self._publish(frame, tracks, arrival.message.header)
+        try:
+            self._publish(frame, tracks, arrival.message.header)
+        except (RCLError, InvalidHandle) as error:
+            # Shut down by somebody else while we worked. Not asked before: whoever shuts a
+            # context down holds its lock while it waits for this thread.
+            self.statistics.fail(f'{self.topic}: not published: {error}')
+            return
         for listener in self._listeners:
             self._tell(listener, frame, tracks)
         age_ms = (self._node.get_clock().now().nanoseconds - frame.stamp_ns) / 1e6
