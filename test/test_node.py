@@ -643,6 +643,6 @@ def test_the_example_of_a_security_policy_names_all_that_the_node_has(harness):
         ('topics', 'subscribe', node.get_subscriber_names_and_types_by_node),
         ('services', 'reply', node.get_service_names_and_types_by_node),
     ):
+        assert harness.until(lambda names=names: names('masa_tracker', '/'), 10)
         has = {name for name, _ in names('masa_tracker', '/')}
         assert has - set(allowed(kind, attribute)) == set()
-        assert has
