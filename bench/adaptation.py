@@ -1,4 +1,4 @@
-"""What an hour's frames of one's own camera are worth: the embedding head, before and after.
+"""What a few frames of one's own camera are worth: the embedding head, before and after.
 
     python bench/adaptation.py [--sequences NAME ...] [--seeds N] [--steps N]
 
@@ -11,7 +11,6 @@ found again with the same id.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -19,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import keep
 from palindromes import SEQUENCES
 
 from masa_ros import cli
-from masa_ros.errors import ImageError
 from masa_ros.evaluation.palindrome import palindrome
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.zoo import model_config
 from masa_ros.pipeline import Pipeline
-from masa_ros.replay.sources import open_source
+from masa_ros.replay.sources import frames_of, open_source
 from masa_ros.tracking import TrackerConfig, make_tracker
 from masa_ros.training.data import Photographs
 from masa_ros.training.measure import retrieval
@@ -82,8 +81,7 @@ def adapt(sequence: Path, seeds: int, steps: int) -> dict[str, Any]:
             output = folder / f'{part.name}-proposals'
             command('proposals', '--model', 'masa_nano', '--images', part, '--output', output)
         scenes = views(second, folder / 'second-proposals')
-        items = open_source(second)
-        frames = [item.frame for item in items if not isinstance(item.frame, ImageError)]
+        frames = frames_of(open_source(second))
         figures: dict[str, Any] = {'before': measure('', scenes, frames), 'after': []}
         for seed in range(seeds):
             output = folder / f'seed{seed}'
@@ -123,7 +121,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    output = Path('out/bench')
-    result = main()
-    output.mkdir(parents=True, exist_ok=True)
-    (output / 'adaptation.json').write_text(json.dumps(result, indent=1) + '\n')
+    keep('adaptation', main())

@@ -134,9 +134,7 @@ def everything() -> list[dict[str, Any]]:
         corner = rng.uniform(0, 0.7, (count, 2)) * (640, 480)
         size = rng.uniform(0.05, 0.5, (count, 2)) * (640, 480)
         boxes = np.hstack((corner, np.minimum(corner + size, (640, 480)))).astype(np.float32)
-        given = Instances(
-            boxes=boxes,
-        )
+        given = Instances(boxes)
 
         def ours(given: Instances = given) -> Any:
             detector.refine(encoded, detector.propose(encoded))
@@ -170,9 +168,7 @@ def _memory(result: Any) -> None:
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 0.6, (300, 2)) * (1920, 1080)
     size = rng.uniform(0.05, 0.4, (300, 2)) * (1920, 1080)
-    given = Instances(
-        boxes=np.hstack((corner, corner + size)).astype(np.float32),
-    )
+    given = Instances(np.hstack((corner, corner + size)).astype(np.float32))
     loaded = _peak_mb()
     found = detector(image, given)
     result.put((loaded, _peak_mb(), sum(m is not None for m in found.masks or ())))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import json
 import tempfile
 import time
 from collections import defaultdict
@@ -27,6 +26,7 @@ import cv2
 import numpy as np
 import palindromes
 import torch
+from common import keep
 from tqdm import tqdm
 
 from masa_ros.evaluation.recall import SIZES, Found, Recall
@@ -233,7 +233,4 @@ def milliseconds(detector: Detector, clip: Clip) -> list[float]:
 
 
 if __name__ == '__main__':
-    output = Path('out/bench')
-    result = main()
-    output.mkdir(parents=True, exist_ok=True)
-    (output / 'nano.json').write_text(json.dumps(result, indent=1) + '\n')
+    keep('nano', main())

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from masa_ros.errors import ImageError
 from masa_ros.evaluation.palindrome import AGES, Palindrome, Share, palindrome
 from masa_ros.pipeline import Pipeline, PipelineConfig
-from masa_ros.replay.sources import open_source
+from masa_ros.replay.sources import frames_of, open_source
 
 SEQUENCES = Path(__file__).parents[2] / 'shared/data/sequences'
 
@@ -18,9 +17,7 @@ SEQUENCES = Path(__file__).parents[2] / 'shared/data/sequences'
 def palindromes(pipeline: Pipeline, folder: Path = SEQUENCES) -> Iterator[tuple[str, Palindrome]]:
     """Give the name and the result of every sequence of a folder."""
     for path in sorted(path.parent for path in folder.glob('*/meta.json')):
-        items = open_source(path)
-        frames = [item.frame for item in items if not isinstance(item.frame, ImageError)]
-        yield path.name, palindrome(frames, pipeline)
+        yield path.name, palindrome(frames_of(open_source(path)), pipeline)
 
 
 def added(shares: Iterable[Share]) -> Share:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import array
 import itertools
-import json
-import os
 import random
 import signal
 import subprocess
@@ -25,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from common import keep, resident_mb
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -98,9 +97,8 @@ class Soak:
 
     def _look(self) -> dict[str, float]:
         root = Path(f'/proc/{self.process.pid}')
-        pages = int((root / 'statm').read_text().split()[1])
         return {
-            'mb': pages * os.sysconf('SC_PAGE_SIZE') / 2**20,
+            'mb': resident_mb(self.process.pid),
             'files': len(list((root / 'fd').iterdir())),
             'threads': len(list((root / 'task').iterdir())),
         }
@@ -253,7 +251,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    output = Path('out/bench')
-    result = main()
-    output.mkdir(parents=True, exist_ok=True)
-    (output / 'soak.json').write_text(json.dumps(result, indent=1) + '\n')
+    keep('soak', main())

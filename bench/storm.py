@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import array
-import json
-import os
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rclpy
+from common import keep, resident_mb
 from masa_ros.msg import TrackedInstanceArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -65,12 +63,6 @@ def broken(rng: np.random.Generator, header: Header) -> Image:
     return message
 
 
-def megabytes() -> float:
-    """Return the resident memory of this process."""
-    pages = int(Path('/proc/self/statm').read_text().split()[1])
-    return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
-
-
 def main() -> dict[str, Any]:
     """Print the figures and return them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -111,7 +103,7 @@ def main() -> dict[str, Any]:
         ):
             time.sleep(0)
         if number % 1000 == 999:
-            memory.append(megabytes())
+            memory.append(resident_mb())
     time.sleep(1.0)
     late = memory[len(memory) // 5 :]
     slope = float(np.polyfit(np.arange(len(late)), late, 1)[0]) * 10 if len(late) > 2 else 0.0
@@ -136,7 +128,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    output = Path('out/bench')
-    result = main()
-    output.mkdir(parents=True, exist_ok=True)
-    (output / 'storm.json').write_text(json.dumps(result, indent=1) + '\n')
+    keep('storm', main())

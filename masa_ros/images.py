@@ -18,10 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masa_ros.errors import ImageError
+from masa_ros.types import LARGEST_SIDE
 
 Rgb = NDArray[np.uint8]
-
-_LARGEST_SIDE = 1 << 15
 
 
 class _Layout(NamedTuple):
@@ -96,7 +95,7 @@ def rgb_from_image(message: Any, views: bool = False) -> Rgb:
 
     """
     encoding, height, width = message.encoding, int(message.height), int(message.width)
-    if not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
+    if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
         raise ImageError(f'the image is {width} x {height} pixels', 'size')
     layout = _LAYOUTS.get(encoding)
     if layout is None:

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from masa_ros.types import Mask
+from masa_ros.types import LARGEST_SIDE, Mask
 
 # Values of mask_encoding in masa_ros/msg/TrackedInstance.
 MASK_NONE = 0
 MASK_COCO_COUNTS = 1
-_LARGEST_SIDE = 1 << 15
 
 
 def mask_from_msg(instance: Any) -> Mask | None:
@@ -83,7 +82,7 @@ def pixels_from_coco_rle(rle: dict[str, Any]) -> NDArray[np.uint8]:
 
     """
     height, width = (int(side) for side in rle['size'])
-    if not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
+    if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
         raise ValueError(f'a mask of {width} x {height} pixels')
     counts = rle['counts']
     if not isinstance(counts, list):

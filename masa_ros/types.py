@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+LARGEST_SIDE = 1 << 15  # pixels; a larger image or mask is a damaged one
+
 
 class Frame(NamedTuple):
     """One camera image.
@@ -113,6 +115,18 @@ class Mask:
         return canvas
 
 
+# Value, type, and shape behind the first axis.
+_DEFAULTS: dict[str, tuple[int, type[np.generic], tuple[int, ...]]] = {
+    'scores': (1, np.float32, ()),
+    'labels': (-1, np.int32, ()),
+    'embeddings': (0, np.float32, (0,)),
+    'track_ids': (0, np.int64, ()),
+    'states': (0, np.uint8, ()),
+    'first_seen_ns': (0, np.int64, ()),
+    'frames_since_seen': (0, np.int32, ()),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Instances:
     """The objects of one image as parallel arrays of length N, best score first.
@@ -156,18 +170,9 @@ class Instances:
     def __post_init__(self) -> None:
         """Fill the defaults and check that all arrays have one length."""
         count = len(self.boxes)
-        defaults: dict[str, NDArray[Any]] = {
-            'scores': np.ones(count, np.float32),
-            'labels': np.full(count, -1, np.int32),
-            'embeddings': np.zeros((count, 0), np.float32),
-            'track_ids': np.zeros(count, np.int64),
-            'states': np.zeros(count, np.uint8),
-            'first_seen_ns': np.zeros(count, np.int64),
-            'frames_since_seen': np.zeros(count, np.int32),
-        }
-        for name, value in defaults.items():
+        for name, (fill, dtype, shape) in _DEFAULTS.items():
             if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, np.full((count, *shape), fill, dtype))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and len(value) != count:

@@ -414,26 +414,22 @@ def _breaking(error: Callable[[], Exception], device: str = 'cpu') -> Callable:
     return build
 
 
-def _broken(seconds: float = 0.4) -> Callable[[Scene], None]:
-    def during(stage: Scene) -> None:
-        build = stage.harness.node._build
-        build.broken = True
-        for _ in range(3):
-            stage.send(stage.harness.image(scene()))
-            time.sleep(0.1)
-        time.sleep(seconds)
-
-    return during
+def _break(stage: Scene) -> None:
+    stage.harness.node._build.broken = True
+    for _ in range(3):
+        stage.send(stage.harness.image(scene()))
+        time.sleep(0.1)
 
 
 def model_fails(stage: Scene) -> dict[str, int]:
-    _broken()(stage)
+    _break(stage)
+    time.sleep(0.4)
     stage.harness.node._build.broken = False
     return {'failed': 3}
 
 
 def moves_to_cpu(stage: Scene) -> dict[str, int]:
-    _broken(0.0)(stage)  # and stays broken: the device is gone
+    _break(stage)  # and stays broken: the device is gone
     assert stage.harness.until(lambda: stage.count('failed') >= 1, 5)
     time.sleep(1.0)
     stage.expected |= {
@@ -443,7 +439,7 @@ def moves_to_cpu(stage: Scene) -> dict[str, int]:
 
 
 def deactivates(stage: Scene) -> dict[str, int]:
-    _broken(0.0)(stage)
+    _break(stage)
     unconfigured = State.PRIMARY_STATE_UNCONFIGURED
     assert stage.harness.until(lambda: stage.state() == unconfigured, 5)
     assert stage.harness.images.get_subscription_count() == 0

@@ -48,15 +48,16 @@ def test_nodes_are_loaded_run_and_are_unloaded(container, seeded_weights):
     names = {number: node.get_fully_qualified_name() for number, node in container.loaded.items()}
     assert names == {first: '/left/masa_tracker', second: '/right/masa_tracker'}
     for side in ('left', 'right'):
-        peer = Peer(side)
-        try:
+        with contextlib.closing(Peer(side)) as peer:
             assert peer.until(lambda peer=peer: peer.images.get_subscription_count(), 20)
             message = peer.image(scene())
             assert peer.exchange(message).header == message.header
-        finally:
-            peer.close()
     container.unload(first)
     assert list(container.loaded) == [second]
+    with contextlib.closing(Peer('witness')) as peer:
+        nodes = peer.node.get_node_names_and_namespaces
+        assert peer.until(lambda: ('masa_tracker', '/right') in nodes(), 10)
+        assert peer.until(lambda: ('masa_tracker', '/left') not in nodes(), 2)
     with pytest.raises(ConfigError, match='no node has the number'):
         container.unload(first)
 
@@ -65,11 +66,8 @@ def test_remaps_reach_the_node(container, seeded_weights):
     container.load(
         TRACKER, 'eyes', '', ('image_raw:=/remapped/image_raw',), options(seeded_weights)
     )
-    peer = Peer('remapped')
-    try:
+    with contextlib.closing(Peer('remapped')) as peer:
         assert peer.until(lambda: peer.images.get_subscription_count(), 20)
-    finally:
-        peer.close()
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ class Camera:
         self._logged: dict[str, float] = {}
         self._last_stamp: int | None = None
         self._last_accepted = 0.0
-        prefix = f'~/{name}/' if name else '~/'
+        self._prefix = f'{name}/' if name else ''
+        prefix = f'~/{self._prefix}'
         create = node.create_lifecycle_publisher
         reliable = profile(settings.tracks_qos, 10)
         # Pictures to look at: a slow viewer must not hold anything up.
@@ -118,7 +119,7 @@ class Camera:
         """Subscribe; raises ConfigError when a package for that is missing."""
         node, settings = self._node, self.settings
         self.statistics.last_received = time.monotonic()
-        base = node.resolve_topic_name(f'{self.name}/image_raw' if self.name else 'image_raw')
+        base = node.resolve_topic_name(f'{self._prefix}image_raw')
         compressed = settings.image_transport == 'compressed'
         self.topic = base + '/compressed' if compressed else base
         message_type = CompressedImage if compressed else Image
@@ -133,8 +134,7 @@ class Camera:
             self._inputs.append(node.create_subscription(message_type, self.topic, self.take, qos))
             node.get_logger().info(f'tracking {self.topic}')
             return
-        own = f'{self.name}/detections' if self.name else 'detections'
-        topic = node.resolve_topic_name(own)
+        topic = node.resolve_topic_name(f'{self._prefix}detections')
         self._synchronised = SynchronisedImages(
             node,
             (message_type, self.topic, qos),

@@ -32,7 +32,7 @@ class Statistics:
         self._latencies: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self._ages: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self._finished: collections.deque[float] = collections.deque(maxlen=_WINDOW)
-        self._news: list[float] = []
+        self._news: collections.deque[float] = collections.deque(maxlen=_WINDOW)
 
     def receive(self) -> None:
         """Count an image that arrived."""
@@ -71,12 +71,13 @@ class Statistics:
             self._finished.append(time.monotonic())
             if age_ms is not None:
                 self._ages.append(age_ms)
-                self._news = [*self._news[-_WINDOW:], age_ms]
+                self._news.append(age_ms)
 
     def new_ages(self) -> list[float]:
         """Return the milliseconds from stamp to publication since the last call."""
         with self._lock:
-            news, self._news = self._news, []
+            news = list(self._news)
+            self._news.clear()
             return news
 
     def report(self) -> dict[str, Any]:

@@ -65,8 +65,12 @@ class TrackerNode(LifecycleNode):
         self._device_failed = False
         self.loading = False
         self.listeners: list[Listener] = []
-        parameters.declare(self)
         self._settings: parameters.Settings | None = None
+        try:
+            parameters.declare(self)
+        except Exception:
+            self.destroy_node()
+            raise
         self.add_on_set_parameters_callback(self._on_parameters)
         self.create_service(Trigger, '~/reset', self._on_reset)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -311,6 +315,10 @@ class TrackerNode(LifecycleNode):
         """Publish what is in work, free the model and take the node down."""
         self._forget()
         super().destroy_node()
+        if not self.loading:  # else rclpy is in a transition that still needs it
+            # It keeps the node in the ROS graph, and rclpy (up to 9.1) leaves it to the garbage
+            # collector.
+            self.__dict__.pop('_state_machine', None)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -9,12 +9,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from masa_ros.errors import ConfigError, ImageError, SourceError
+from masa_ros.errors import ConfigError, SourceError
 from masa_ros.evaluation import metrics
 from masa_ros.evaluation.page import page
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.replay import tracker_options
-from masa_ros.replay.sources import Source, images_of, open_source
+from masa_ros.replay.sources import Source, frames_of, images_of, open_source
 from masa_ros.tracks_file import TrackedFrame, read_tracks
 
 
@@ -100,7 +100,7 @@ def _palindrome(arguments: argparse.Namespace) -> dict[str, object]:
         raise ConfigError(f'--max-frames is {arguments.max_frames}; it must be at least 2')
     source = open_source(arguments.tracks, arguments.topic, arguments.fps)
     items = itertools.islice(source, arguments.max_frames)
-    frames = [item.frame for item in items if not isinstance(item.frame, ImageError)]
+    frames = frames_of(items)
     if len(frames) < 2:
         raise SourceError(f'{arguments.tracks} holds fewer than two images')
     detector = DetectorConfig(

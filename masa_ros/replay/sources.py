@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -47,6 +47,11 @@ def images_of(source: Source) -> Iterator[NDArray[np.uint8] | None]:
     """Give the pixels of every image (H, W, 3) RGB, None for those that cannot be used."""
     for item in source:
         yield None if isinstance(item.frame, ImageError) else item.frame.image
+
+
+def frames_of(items: Iterable[Item]) -> list[Frame]:
+    """Return the frames of a recording, without those that cannot be used."""
+    return [item.frame for item in items if not isinstance(item.frame, ImageError)]
 
 
 def open_source(path: Path, topic: str = '', fps: float = 0.0) -> Source:

@@ -61,33 +61,32 @@ def evaluator(
 
     def measure(network: MasaNetwork) -> dict[str, float]:
         detector = Detector(model, network, config, device)
-        figures = recall(detector, scenes) | {'retrieval': retrieval(detector, scenes)}
+        found = Found()
+        again = retrieval(detector, scenes, found)
+        boxes, masks = found.boxes(), found.masks()
         detector.configure(DetectorConfig(model.name))
+        figures = {'ar': boxes.ar, 'r50': boxes.r50, 'mask_ar': masks.ar, 'retrieval': again}
         return figures | tracking(detector, clips)
 
     return measure
 
 
-def recall(detector: Detector, scenes: Sequence[Sample]) -> dict[str, float]:
-    """Recall of boxes by the detector (``ar``, ``r50``) and of masks (``mask_ar``)."""
-    found = Found()
-    for scene in scenes:
-        for image, truth in pictures(scene):
-            found.add(detector(image), truth, image.shape[:2])
-    boxes = found.boxes()
-    return {'ar': boxes.ar, 'r50': boxes.r50, 'mask_ar': found.masks().ar}
-
-
-def retrieval(detector: Detector, scenes: Sequence[Sample]) -> float:
+def retrieval(detector: Detector, scenes: Sequence[Sample], found: Found | None = None) -> float:
     """Share of objects that their embedding finds again.
 
     Of the objects that are in both views of a scene: how many embeddings of first views have, of
-    all objects of all second views, their own as the nearest.
+    all objects of all second views, their own as the nearest. ``found`` takes what the detector
+    finds in the same images.
     """
     looks = []
     for scene in scenes:
-        first, second = (detector(image, truth).embeddings for image, truth in pictures(scene))
-        looks.append((first, second))
+        in_views = []
+        for image, truth in pictures(scene):
+            (encoded,) = detector.encode([image])
+            if found is not None:
+                found.add(detector.find(encoded), truth, image.shape[:2])
+            in_views.append(detector.complete(encoded, truth).embeddings)
+        looks.append((in_views[0], in_views[1]))
     return nearest_is_own(looks, [scene.ids for scene in scenes])
 
 
