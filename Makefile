@@ -2,13 +2,19 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test bench bench-gpu soak parity lint setup setup-dev setup-engines clean
+.PHONY: demo test test-engines test-others bench bench-gpu soak parity lint setup setup-dev setup-engines clean
 
 demo: setup  ## Track objects through real ROS 2 and write out/demo
 	$(VENV)/masa_ros demo --output out/demo
 
-test: setup-engines  ## Run the whole test suite
-	$(VENV)/pytest
+test: setup-engines  ## Run the whole test suite; building engines keeps one core busy
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target test-engines test-others
+
+test-engines:
+	$(VENV)/pytest -m engines
+
+test-others:
+	$(VENV)/pytest -m 'not engines'
 
 bench: setup-dev  ## Print side-by-side tables, write out/bench
 	$(VENV)/python bench/run.py

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import array
 import itertools
+import math
 import random
 import signal
 import subprocess
@@ -63,6 +64,7 @@ class Soak:
         self.sent: dict[int, tuple[float, str]] = {}
         self.latencies: list[tuple[float, float, str]] = []  # when, milliseconds, phase
         self.samples: list[dict[str, float]] = []
+        self.rates: list[float] = []  # reached in bursts, hertz
         self.report: dict[str, str] = {}
         self.answers = self.wrong = self.published = self.restarts = 0
         self.begin = self.looked = time.monotonic()
@@ -87,8 +89,10 @@ class Soak:
     def spin(self, seconds: float) -> None:
         """Handle what arrives for a while; look at the process now and then."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self.executor.spin_once(timeout_sec=left)
+        while True:
+            self.executor.spin_once(timeout_sec=max(end - time.monotonic(), 0.0))
+            if time.monotonic() >= end:
+                break
         if self.process.poll() is not None:
             raise SystemExit(f'the node ended with exit code {self.process.returncode}')
         if time.monotonic() - self.looked > SAMPLE:
@@ -120,14 +124,18 @@ class Soak:
         """Be a camera."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
+            due = time.monotonic() + 1 / rate
             self.publish(self.image())
-            self.spin(1 / rate)
+            self.spin(due - time.monotonic())
         if len(self.sent) > 5000:
             self.sent = dict(list(self.sent.items())[-1000:])
 
     def burst(self) -> None:
         """Send ten times what the node can take."""
-        self.steady(10, 200.0)
+        frame, _ = _percentiles(self._steady())
+        before, start = self.published, time.monotonic()
+        self.steady(10, 10e3 / frame)
+        self.rates.append((self.published - before) / (time.monotonic() - start))
 
     def refused(self) -> None:
         """Send what must be refused, between good images."""
@@ -198,17 +206,25 @@ class Soak:
         self.spin(3)
         return self.figures()
 
+    def end(self) -> float:
+        """Interrupt the node; gives the seconds until its process is gone."""
+        start = time.monotonic()
+        self.process.send_signal(signal.SIGINT)
+        try:
+            code = self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise SystemExit('the node does not end') from None
+        if code:
+            raise SystemExit(f'the node ended with exit code {code}')
+        return time.monotonic() - start
+
     def figures(self) -> dict[str, Any]:
         """Put together what was seen."""
         counts = {key: int(self.report[key]) for key in COUNTS}
         late = [s for s in self.samples if s['s'] > 0.2 * self.samples[-1]['s']]
         hours = [s['s'] / 3600 for s in late]
         slope = float(np.polyfit(hours, [s['mb'] for s in late], 1)[0]) if len(late) > 2 else 0.0
-        edges = np.linspace(0, self.samples[-1]['s'] + 1, 11)
-        steady = [(when, ms) for when, ms, phase in self.latencies if phase == 'steady']
-        tenths = [
-            [ms for when, ms in steady if a <= when < b] for a, b in itertools.pairwise(edges)
-        ]
         burst = [ms for _, ms, phase in self.latencies if phase == 'burst']
         return {
             'minutes': self.samples[-1]['s'] / 60,
@@ -219,16 +235,45 @@ class Soak:
             'unaccounted': counts['received'] - sum(list(counts.values())[1:]),
             'events': {k[6:]: int(v) for k, v in self.report.items() if k.startswith('event_')},
             'restarts': self.restarts,
-            'mb': {k: f([s['mb'] for s in late]) for k, f in (('least', min), ('most', max))},
             'mb_an_hour': slope,
-            'files': [int(f(s['files'] for s in late)) for f in (min, max)],
-            'threads': [int(f(s['threads'] for s in late)) for f in (min, max)],
-            'steady_ms': [
-                [round(float(np.percentile(t, p)), 1) for p in (50, 99)] if t else None
-                for t in tenths
-            ],
-            'burst_ms': [round(float(np.percentile(burst, p)), 1) for p in (50, 99)],
+            'steady_ms': _percentiles(self._steady()),
+            'burst_ms': _percentiles(burst),
+            'burst_rates': self.rates,
+            'over_time': self._over_time(),
         }
+
+    def _steady(self, after: float = 0.0, before: float = math.inf) -> list[float]:
+        return [
+            ms
+            for when, ms, phase in self.latencies
+            if phase == 'steady' and after <= when < before
+        ]
+
+    def _over_time(self, parts: int = 10) -> list[dict[str, Any]]:
+        edges = np.linspace(0, self.samples[-1]['s'] + 1, parts + 1)
+        rows = []
+        for after, before in itertools.pairwise(edges):
+            samples = [s for s in self.samples if after <= s['s'] < before]
+            rows.append(
+                {'until_minute': before / 60}
+                | {k: max((s[k] for s in samples), default=0) for k in ('mb', 'files', 'threads')}
+                | dict(zip(('p50_ms', 'p99_ms'), _percentiles(self._steady(after, before))))
+            )
+        return rows
+
+
+def _percentiles(values: list[float]) -> list[float]:
+    return [float(v) for v in np.percentile(values, (50, 99))] if values else [0.0, 0.0]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f'{value:.1f}'
+    if isinstance(value, list):
+        return ' / '.join(map(_text, value))
+    if isinstance(value, dict):
+        return ', '.join(f'{k} {v}' for k, v in value.items())
+    return str(value)
 
 
 def main() -> dict[str, Any]:
@@ -241,12 +286,17 @@ def main() -> dict[str, Any]:
     soak = Soak()
     try:
         figures = soak.run(arguments.minutes)
+        figures['ended_in_s'] = soak.end()
     finally:
-        soak.process.send_signal(signal.SIGINT)
-        soak.process.wait(10)
+        soak.process.kill()
         rclpy.try_shutdown()
+    rows = figures['over_time']
     for key, value in figures.items():
-        print(f'{key:16}{value if isinstance(value, (int, list, dict)) else round(value, 2)}')
+        if value is not rows:
+            print(f'| {key} | {_text(value)} |')
+    print('\n| ' + ' | '.join(rows[0]) + ' |\n' + '| ---: ' * len(rows[0]) + '|')
+    for row in rows:
+        print('| ' + ' | '.join(map(_text, row.values())) + ' |')
     return figures
 
 

@@ -22,6 +22,9 @@ from masa_ros.types import LARGEST_SIDE
 
 Rgb = NDArray[np.uint8]
 
+# Markers of JPEG (ITU T.81, table B.1); a scan's data holds none of them.
+_JPEG, _JPEG_SCAN, _JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
+
 
 class _Layout(NamedTuple):
     """How an encoding lies in memory: rows x columns x channels of a type, then a conversion.
@@ -95,8 +98,7 @@ def rgb_from_image(message: Any, views: bool = False) -> Rgb:
 
     """
     encoding, height, width = message.encoding, int(message.height), int(message.width)
-    if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE):
-        raise ImageError(f'the image is {width} x {height} pixels', 'size')
+    _check_size(width, height)
     layout = _LAYOUTS.get(encoding)
     if layout is None:
         return _by_cv_bridge(message)
@@ -180,6 +182,10 @@ def rgb_from_compressed(message: Any) -> Rgb:
     data = np.frombuffer(message.data, np.uint8)
     if not data.size:
         raise ImageError('the compressed image has no data', 'data')
+    encoded = data.tobytes()
+    if encoded.startswith(_JPEG) and encoded.rfind(_JPEG_END) < encoded.rfind(_JPEG_SCAN):
+        # OpenCV before 5 makes the missing part grey and says nothing.
+        raise ImageError(f'the JPEG image is cut short after {data.size} bytes', 'data')
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -189,7 +195,13 @@ def rgb_from_compressed(message: Any) -> Rgb:
             f"the compressed image ({data.size} bytes of '{message.format}') cannot be decoded",
             'data',
         )
+    _check_size(*image.shape[1::-1])
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _check_size(width: int, height: int) -> None:
+    if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
+        raise ImageError(f'the image is {width} x {height} pixels', 'size')
 
 
 def natural_order(files: Iterable[Path]) -> list[Path]:

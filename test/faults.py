@@ -242,11 +242,18 @@ def changing_encoding(stage: Scene) -> dict[str, int]:
 
 def compressed_garbage(stage: Scene) -> dict[str, int]:
     rng, whole = np.random.default_rng(0), jpeg(scene())
-    for data in (b'', b'\xff', rng.bytes(5000), whole[:60], whole[:4] + rng.bytes(900)):
+    for data in (
+        b'',
+        b'\xff',
+        rng.bytes(5000),
+        whole[:60],
+        whole[:4] + rng.bytes(900),
+        whole[:-9],
+    ):
         message = CompressedImage(header=stage.harness.header(), format='jpeg')
         message.data = array.array('B', data)
         stage.send(message)
-    return {'rejected_data': 5}
+    return {'rejected_data': 6}
 
 
 # Time

@@ -223,3 +223,12 @@ def test_compressed_images():
     for data in (b'', b'no picture', png[:30]):
         with pytest.raises(ImageError):
             rgb_from_compressed(SimpleNamespace(format='png', data=data))
+    for options in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]):
+        jpeg = cv2.imencode('.jpg', RGB[:, :, ::-1], options)[1].tobytes()
+        for data in (jpeg, jpeg + bytes(100)):
+            assert (
+                rgb_from_compressed(SimpleNamespace(format='jpeg', data=data)).shape == RGB.shape
+            )
+        for data in (jpeg[:-2], jpeg[: len(jpeg) * 3 // 4]):
+            with pytest.raises(ImageError, match='cut short'):
+                rgb_from_compressed(SimpleNamespace(format='jpeg', data=data))

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 from conftest import scene
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -606,6 +607,29 @@ def test_a_camera_that_floods_does_not_starve_the_other(two_cameras):
             front.until(lambda: False, 0.003)
             rear.until(lambda: False, 0.003)
             assert len(front.tracks) <= turns + 3, 'it is its turn after the image in work'
+
+
+def test_a_batch_that_is_too_much_is_taken_apart_from_then_on(two_cameras):
+    harness, cameras, batches = two_cameras
+    pipeline = harness.node._pipeline
+    encode = pipeline.encode
+
+    def small(frames):
+        if len(frames) > 1:
+            batches.append(len(frames))
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+        return encode(frames)
+
+    pipeline.encode = small
+    for _ in range(20):
+        for name, camera in cameras.items():  # two follow while the first one is in work
+            harness.node.offer(camera.image(scene()), name)
+        time.sleep(0.05)
+    assert batches.count(2) == 1
+    for name, camera in cameras.items():
+        assert camera.until(lambda camera=camera: camera.tracks, 5)
+        statistics = harness.node._statistics[name]
+        assert statistics.events['batch'] == 1 and statistics.failed == 0
 
 
 def test_cameras_must_have_names_of_topics(seeded_weights, capfd):

@@ -63,6 +63,7 @@ class TrackerNode(LifecycleNode):
         self._worker: NewestWorker[Camera, Arrival] | None = None
         self._statistics: dict[str, Statistics] = collections.defaultdict(Statistics)
         self._device_failed = False
+        self._batches = True
         self.loading = False
         self.listeners: list[Listener] = []
         self._settings: parameters.Settings | None = None
@@ -128,6 +129,7 @@ class TrackerNode(LifecycleNode):
         self.loading = True
         try:
             self._pipeline = self._build(config, self.get_logger().info)
+            self._batches = True
         finally:
             self.loading = False
         loaded = ', '.join(f'{k} {v}' for k, v in self._pipeline.detector.describe().items())
@@ -225,11 +227,17 @@ class TrackerNode(LifecycleNode):
     def _encode(self, frames: list[Frame]) -> list[Encoded | Exception]:
         """Run the network on a batch, or, where that fails, on one image after the other."""
         assert self._pipeline is not None
-        try:
-            return list(self._pipeline.encode(frames))
-        except Exception as error:
-            if len(frames) == 1:
-                return [error]
+        if len(frames) == 1 or self._batches:
+            try:
+                return list(self._pipeline.encode(frames))
+            except Exception as error:
+                if len(frames) == 1:
+                    return [error]
+                self._batches = not lost_device(error)  # else one of the images may be at fault
+                text = f'{len(frames)} images at once failed ({error}); now one after the other'
+                for camera in self._cameras:
+                    camera.event('batch', text)
+            free_memory()
         return [made for frame in frames for made in self._encode([frame])]
 
     def _on_failure(self, error: Exception) -> None:
