@@ -13,6 +13,7 @@ import argparse
 import array
 import itertools
 import math
+import os
 import random
 import signal
 import subprocess
@@ -282,6 +283,8 @@ def main() -> dict[str, Any]:
     parser.add_argument('--minutes', type=float, default=30.0)
     arguments = parser.parse_args()
     random.seed(0)
+    # Else Fast DDS loses most images of a burst before they reach the node.
+    os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'LARGE_DATA'
     rclpy.init()
     soak = Soak()
     try:

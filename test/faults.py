@@ -311,6 +311,26 @@ def overload(stage: Scene) -> dict[str, int]:
     return {'skipped': 50}
 
 
+_CAMERA = """
+import array, rclpy, time
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import Image
+rclpy.init()
+node = rclpy.create_node('camera')
+images = node.create_publisher(Image, '/image_raw', qos_profile_sensor_data)
+while not images.get_subscription_count():
+    time.sleep(0.01)
+for size in [1080 * 1920 * 3] * 20 + [0] * 5:  # large: many times what a socket holds
+    images.publish(Image(encoding='none', data=array.array('B', bytes(size))))
+    time.sleep(0.02)
+"""
+
+
+def lost_on_the_way(stage: Scene) -> dict[str, int]:
+    subprocess.run([sys.executable, '-c', _CAMERA], cwd='/', check=True, timeout=60)
+    return {'event_lost': 1}
+
+
 def silence(stage: Scene) -> dict[str, int]:
     harness = stage.harness
     said = harness.until(
@@ -524,6 +544,9 @@ FAULTS = {
     'disorder': Fault('images up to half a second late', 'dropped and counted', disorder),
     'two_publishers': Fault('two publishers on one topic', 'diagnostics warn', two_publishers),
     'overload': Fault('images ten times too fast', 'newest first, the rest counted', overload),
+    'lost': Fault(
+        'images that the network loses (best effort)', 'counted, diagnostics warn', lost_on_the_way
+    ),
     'silence': Fault('no image any more', 'diagnostics warn', silence),
     'restarts': Fault('the camera driver restarts', 'tracking goes on', publisher_restarts),
     'hangs': Fault('a subscriber of the tracks hangs', 'nothing is held up', never_reads),

@@ -21,6 +21,7 @@ from masa_ros.engines import prepare, runtimes, trust
 from masa_ros.engines.cache import EngineCache, Stored
 from masa_ros.engines.prepare import EngineConfig, Engines
 from masa_ros.errors import ConfigError, EngineError, ImageError
+from masa_ros.models import checkpoints
 from masa_ros.models.configs import SamConfig
 from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.forms import portable_forms
@@ -452,6 +453,30 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     assert written is None and 'not kept' in problem
     assert [f.name for f in tmp_path.iterdir()] == ['big.engine']
     assert EngineCache(tmp_path).read('big').data == b'old'
+
+
+def write_for_ever(folder):
+    model = model_config('masa_nano')
+    network = MasaNetwork(model.network)
+    while True:
+        EngineCache(folder).write('big', Stored({}, bytes(10_000_000)))
+        checkpoints.save(network, folder / 'weights.safetensors', {'model': model.name})
+
+
+def test_a_kill_leaves_no_half_written_engine_or_weights(tmp_path):
+    weights, model = tmp_path / 'weights.safetensors', model_config('masa_nano')
+    process = multiprocessing.get_context('spawn').Process(target=write_for_ever, args=(tmp_path,))
+    process.start()
+    end = time.monotonic() + 60
+    while not weights.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    for _ in range(50):  # others may look at any time
+        assert len(EngineCache(tmp_path).read('big').data) == 10_000_000
+        checkpoints.load(MasaNetwork(model.network), weights, model)
+    process.kill()
+    process.join()
+    assert len(EngineCache(tmp_path).read('big').data) == 10_000_000
+    checkpoints.load(MasaNetwork(model.network), weights, model)
 
 
 def test_several_images_at_once_are_the_same_as_one_by_one(runtime, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.duration import Duration
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from visualization_msgs.msg import ImageMarker
@@ -29,6 +31,11 @@ from masa_ros.nodes.parameters import Settings
 from masa_ros.nodes.qos import profile
 from masa_ros.pipeline import Pipeline
 from masa_ros.types import Frame, Instances
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 RCLError, InvalidHandle = rclpy_implementation.RCLError, rclpy_implementation.InvalidHandle
 _LOG_PERIOD = 5.0  # seconds between two lines about the same cause
@@ -131,7 +138,7 @@ class Camera:
             )
         )
         if not settings.given_detections:
-            self._inputs.append(node.create_subscription(message_type, self.topic, self.take, qos))
+            self._inputs.append(self._subscription(message_type, qos))
             node.get_logger().info(f'tracking {self.topic}')
             return
         topic = node.resolve_topic_name(f'{self._prefix}detections')
@@ -144,6 +151,17 @@ class Camera:
             self._accept,
         )
         node.get_logger().info(f'tracking the boxes of {topic} in {self.topic}')
+
+    def _subscription(self, kind: type, qos: QoSProfile) -> Any:
+        subscribe = functools.partial(
+            self._node.create_subscription, kind, self.topic, self.take, qos
+        )
+        try:
+            return subscribe(
+                event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost)
+            )
+        except UnsupportedEventTypeError:  # by this middleware
+            return subscribe()
 
     def turn_away(self) -> None:
         """End the subscriptions."""
@@ -172,6 +190,10 @@ class Camera:
         self.pipeline.configure(settings.pipeline)
 
     # In the executor
+
+    def _on_lost(self, info: Any) -> None:
+        text = f'images are lost on the way, {info.total_count} so far: see docs/node.md'
+        self.event('lost', text, info.total_count_change)
 
     def _on_info(self, message: CameraInfo) -> None:
         self._info = message
@@ -327,10 +349,10 @@ class Camera:
         self.statistics.reject(cause, text)
         self._warn(cause, text)
 
-    def event(self, name: str, text: str) -> None:
-        """Count and log something worth knowing that costs no image."""
+    def event(self, name: str, text: str, count: int = 1) -> None:
+        """Count and log something worth knowing that costs no image that was received."""
         text = f'{self.topic}: {text}'
-        self.statistics.event(name, text)
+        self.statistics.event(name, text, count)
         self._warn(name, text)
 
     def _warn(self, cause: str, text: str) -> None:

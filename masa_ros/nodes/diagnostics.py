@@ -57,10 +57,10 @@ class Statistics:
             self.failed += 1
             self.last_problem = text
 
-    def event(self, name: str, text: str) -> None:
-        """Count something worth knowing that costs no image."""
+    def event(self, name: str, text: str, count: int = 1) -> None:
+        """Count something worth knowing that costs no image that was received."""
         with self._lock:
-            self.events[name] += 1
+            self.events[name] += count
             self.last_problem = text
 
     def finish(self, latency_ms: float, age_ms: float | None) -> None:
