@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import array
+import ctypes
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -140,6 +142,13 @@ class Target:
         }
 
 
+def _in_use_mb() -> float:
+    """Return the memory of this process without what is only kept for later."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return resident_mb()
+
+
 def main() -> dict[str, Any]:
     """Print the figures and return them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -164,9 +173,9 @@ def main() -> dict[str, Any]:
     for number in tqdm(range(arguments.messages), unit='image'):
         targets[number % 2].feed(rng, (number + 1) * 10**8)
         if number % 1000 == 999:
-            memory.append(resident_mb())
+            memory.append(_in_use_mb())
     time.sleep(1.0)
-    # Torch keeps what it prepared for the last thousand sizes of images: level by then.
+    # By then torch holds as many plans for sizes of images as it ever will.
     late = memory[len(memory) // 2 :]
     slope = float(np.polyfit(np.arange(len(late)), late, 1)[0]) * 10 if len(late) > 2 else 0.0
     figures: dict[str, Any] = {t.node.get_name(): t.figures() for t in targets}
