@@ -179,10 +179,12 @@ class Camera:
             self._tracks.wait_for_all_acked(_LAST)
         for publisher in (
             *(self._tracks, self._camera_info, self._overlay, self._label_mask),
-            *(self._markers, self._detections, self._metrics),
+            *(self._markers, self._detections),
         ):
             if publisher is not None:
-                self._node.destroy_publisher(publisher)
+                self._node.destroy_lifecycle_publisher(publisher)
+        if self._metrics is not None:
+            self._node.destroy_publisher(self._metrics)
 
     def configure(self, settings: Settings) -> None:
         """Take changed parameters."""
