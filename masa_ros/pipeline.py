@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
-import ctypes
 import gc
 from collections.abc import Callable, Sequence
 
