@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-OUTPUT = Path('out/bench')
+OUTPUT = Path(__file__).resolve().parents[1] / 'out/bench'
 
 
 def keep(name: str, figures: dict[str, Any]) -> None:
