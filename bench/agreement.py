@@ -21,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from common import keep
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -167,7 +168,4 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    output = Path('out/bench')
-    figures = main()
-    output.mkdir(parents=True, exist_ok=True)
-    (output / 'agreement.json').write_text(json.dumps(figures, indent=1) + '\n')
+    keep('agreement', main())

@@ -13,8 +13,6 @@ import argparse
 import contextlib
 import copy
 import dataclasses
-import gc
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,12 +22,13 @@ import cv2
 import numpy as np
 import torch
 from agreement import real_frames, seeded
+from common import OUTPUT, keep
 
 from masa_ros.engines import trust
 from masa_ros.engines.prepare import EngineConfig, Engines
 from masa_ros.engines.runtimes import RUNTIMES
 from masa_ros.models.detector import Detector
-from masa_ros.pipeline import Pipeline
+from masa_ros.pipeline import Pipeline, free_memory
 from masa_ros.tracking import make_tracker
 from masa_ros.tracking.tracker import TrackerConfig
 from masa_ros.types import Frame
@@ -123,7 +122,7 @@ def measure(
         lines: list[str] = []
         engines = Engines(
             detector,
-            EngineConfig(runtime=runtime, warm_start=False, folder='out/bench/engines'),
+            EngineConfig(runtime=runtime, warm_start=False, folder=str(OUTPUT / 'engines')),
             lines.append,
             lambda: reference,
         )
@@ -251,8 +250,6 @@ def main() -> dict[str, Any]:
         plans = [('eager', 'fp32'), ('compile', 'fp32'), ('tensorrt', 'fp32')]
     if arguments.quick:
         plans = [plan for plan in plans if plan[0] != 'compile']
-    output = Path('out/bench')
-    output.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for name in arguments.models or MODELS:
         reference = on(device, seeded(name, arguments.fixtures))
@@ -265,17 +262,15 @@ def main() -> dict[str, Any]:
                 rows.append(
                     {'model': name, 'runtime': runtime, 'precision': precision, 'not_run': reason}
                 )
-            gc.collect()
-            if cuda:
-                torch.cuda.empty_cache()
+            free_memory()
             figures = {'device': where, 'torch': torch.__version__, 'rows': rows}
-            (output / 'gpu.json').write_text(json.dumps(figures, indent=1) + '\n')
+            keep('gpu', figures)
         if name.startswith('masa_sam'):
             print(f'{name}, automatic masks ...', flush=True)
             rows.append(automatic_masks(reference, frames[0]))
         del reference
     figures = {'device': where, 'torch': torch.__version__, 'rows': rows}
-    (output / 'gpu.json').write_text(json.dumps(figures, indent=1) + '\n')
+    keep('gpu', figures)
     print(f'\n{where}; camera {arguments.camera}; milliseconds')
     show(rows)
     return figures

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import array
-import ctypes
-import gc
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +31,7 @@ from tqdm import tqdm
 from masa_ros.images import SUPPORTED_ENCODINGS
 from masa_ros.nodes.messages import array_to_image, ns_to_stamp, stamp_to_ns
 from masa_ros.nodes.tracker_node import TrackerNode
+from masa_ros.pipeline import free_memory
 from masa_ros.types import LARGEST_SIDE
 
 WHOLE = 0.04  # share of images that nobody touched
@@ -142,13 +141,6 @@ class Target:
         }
 
 
-def _in_use_mb() -> float:
-    """Return the memory of this process without what is only kept for later."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    return resident_mb()
-
-
 def main() -> dict[str, Any]:
     """Print the figures and return them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -173,7 +165,8 @@ def main() -> dict[str, Any]:
     for number in tqdm(range(arguments.messages), unit='image'):
         targets[number % 2].feed(rng, (number + 1) * 10**8)
         if number % 1000 == 999:
-            memory.append(_in_use_mb())
+            free_memory()  # what is only kept for later does not count
+            memory.append(resident_mb())
     time.sleep(1.0)
     # By then torch holds as many plans for sizes of images as it ever will.
     late = memory[len(memory) // 2 :]
