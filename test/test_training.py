@@ -124,9 +124,9 @@ def test_contrast_loss_of_a_hand_computed_case():
     embeddings.requires_grad_()
     loss = contrast_loss(embeddings, identity, view, scene=identity)
     loss.backward()
-    assert float(loss) == 0.0 and embeddings.grad.isfinite().all()
+    assert loss.item() == 0.0 and embeddings.grad.isfinite().all()
     alone = contrast_loss(embeddings[:2], identity[:2], view[:2])
-    assert float(alone) == 0.0
+    assert alone.item() == 0.0
 
 
 def test_released_losses_of_hand_computed_cases():
