@@ -354,9 +354,11 @@ def publisher_restarts(stage: Scene) -> dict[str, int]:
 _LISTENER = """
 import rclpy, time
 from masa_ros.msg import TrackedInstanceArray
+from sensor_msgs.msg import Image
 rclpy.init()
 node = rclpy.create_node('listener')
 node.create_subscription(TrackedInstanceArray, '/masa_tracker/tracks', lambda m: None, 10)
+node.create_subscription(Image, '/masa_tracker/overlay', lambda m: None, 10)
 print('ready', flush=True)
 rclpy.spin(node)
 """
@@ -364,16 +366,21 @@ rclpy.spin(node)
 
 @contextlib.contextmanager
 def listener(stage: Scene):
-    """A subscriber of the tracks in a process of its own."""
-    publisher = stage.harness.node._cameras[0]._tracks
-    before = publisher.get_subscription_count()
+    """A subscriber of the tracks and of the overlay in a process of its own."""
+    camera = stage.harness.node._cameras[0]
+    tracks, overlay = camera._tracks, camera._overlay
+    before = tracks.get_subscription_count()
+
+    def listens() -> bool:
+        return tracks.get_subscription_count() > before and overlay.get_subscription_count() > 0
+
     process = subprocess.Popen(
         [sys.executable, '-c', _LISTENER], stdout=subprocess.PIPE, text=True, cwd='/'
     )
     try:
         assert process.stdout is not None
         assert 'ready' in process.stdout.readline()
-        assert stage.harness.until(lambda: publisher.get_subscription_count() > before, 10)
+        assert stage.harness.until(listens, 10)
         yield process
     finally:
         process.kill()
@@ -549,7 +556,9 @@ FAULTS = {
     ),
     'silence': Fault('no image any more', 'diagnostics warn', silence),
     'restarts': Fault('the camera driver restarts', 'tracking goes on', publisher_restarts),
-    'hangs': Fault('a subscriber of the tracks hangs', 'nothing is held up', never_reads),
+    'hangs': Fault(
+        'a subscriber of the tracks and the overlay hangs', 'nothing is held up', never_reads
+    ),
     'killed': Fault('a DDS participant is killed', 'nothing is held up', killed_listener),
     'calibration': Fault(
         'camera_info of NaN or another size', 'not passed on, counted', bad_calibration

@@ -103,8 +103,9 @@ class Camera:
         prefix = f'~/{self._prefix}'
         create = node.create_lifecycle_publisher
         reliable = profile(settings.tracks_qos, 10)
-        # Pictures to look at: a slow viewer must not hold anything up.
-        view = profile('sensor_data', 1)
+        # Pictures to look at: for viewers that ask for reliability and for those that do not
+        # (REP 2003); of the newest alone, so that a slow one holds nothing up.
+        view = profile('reliable', 1)
         self._tracks = create(TrackedInstanceArray, f'{prefix}tracks', reliable)
         self._camera_info = create(CameraInfo, f'{prefix}camera_info', reliable)
         self._overlay = create(Image, f'{prefix}overlay', view)
