@@ -251,6 +251,7 @@ def main() -> dict[str, Any]:
     if arguments.quick:
         plans = [plan for plan in plans if plan[0] != 'compile']
     rows: list[dict[str, Any]] = []
+    figures = {'device': where, 'torch': torch.__version__, 'rows': rows}
     for name in arguments.models or MODELS:
         reference = on(device, seeded(name, arguments.fixtures))
         for runtime, precision in plans:
@@ -263,14 +264,12 @@ def main() -> dict[str, Any]:
                     {'model': name, 'runtime': runtime, 'precision': precision, 'not_run': reason}
                 )
             free_memory()
-            figures = {'device': where, 'torch': torch.__version__, 'rows': rows}
             keep('gpu', figures)
         if name.startswith('masa_sam'):
             print(f'{name}, automatic masks ...', flush=True)
             rows.append(automatic_masks(reference, frames[0]))
+            keep('gpu', figures)
         del reference
-    figures = {'device': where, 'torch': torch.__version__, 'rows': rows}
-    keep('gpu', figures)
     print(f'\n{where}; camera {arguments.camera}; milliseconds')
     show(rows)
     return figures

@@ -352,7 +352,7 @@ def publisher_restarts(stage: Scene) -> dict[str, int]:
 
 
 _LISTENER = """
-import rclpy, time
+import rclpy
 from masa_ros.msg import TrackedInstanceArray
 from sensor_msgs.msg import Image
 rclpy.init()

@@ -102,12 +102,12 @@ class Camera:
         self._prefix = f'{name}/' if name else ''
         prefix = f'~/{self._prefix}'
         create = node.create_lifecycle_publisher
-        reliable = profile(settings.tracks_qos, 10)
+        results = profile(settings.tracks_qos, 10)
         # Pictures to look at: for viewers that ask for reliability and for those that do not
         # (REP 2003); of the newest alone, so that a slow one holds nothing up.
         view = profile('reliable', 1)
-        self._tracks = create(TrackedInstanceArray, f'{prefix}tracks', reliable)
-        self._camera_info = create(CameraInfo, f'{prefix}camera_info', reliable)
+        self._tracks = create(TrackedInstanceArray, f'{prefix}tracks', results)
+        self._camera_info = create(CameraInfo, f'{prefix}camera_info', results)
         self._overlay = create(Image, f'{prefix}overlay', view)
         self._label_mask = create(Image, f'{prefix}label_mask', view)
         self._markers = create(ImageMarker, f'{prefix}markers', view)
@@ -118,7 +118,7 @@ class Camera:
             self._metrics = node.create_publisher(metrics, '/statistics', 10)
         if messages.VISION is not None:
             self._detections = create(
-                messages.VISION.Detection2DArray, f'{prefix}detections', reliable
+                messages.VISION.Detection2DArray, f'{prefix}detections', results
             )
 
     # What the node tells it
