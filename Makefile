@@ -27,8 +27,8 @@ soak: setup-dev  ## A node under load and faults: make soak MINUTES=30
 	$(VENV)/python bench/soak.py --minutes $(MINUTES)
 
 FIXTURES ?= ../shared/parity
-parity: setup  ## Compare with numbers of the original code: make parity FIXTURES=<dir>
-	$(VENV)/python tools/parity.py $(FIXTURES)
+parity: setup  ## Compare with numbers of the original code: make parity FIXTURES=<dir> [ONLY=ops]
+	$(VENV)/python tools/parity.py $(FIXTURES) $(if $(ONLY),--only $(ONLY))
 
 lint: setup-dev
 	$(VENV)/ruff check .

@@ -3,7 +3,15 @@
 A ROS 2 workspace builds the package with CMakeLists.txt instead, messages and node included.
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+# Where an ament installation has them too, see masa_ros/share.py.
+SHARED = {
+    folder: [str(file) for file in sorted(Path(folder).iterdir()) if file.is_file()]
+    for folder in ('msg', 'launch', 'config')
+}
 
 setup(
     name='masa_ros',
@@ -12,6 +20,7 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=['masa_ros', 'masa_ros.*']),
     package_data={'masa_ros': ['py.typed', 'weights/*', 'engines/calibration/*']},
+    data_files=[(f'share/masa_ros/{folder}', files) for folder, files in SHARED.items()],
     python_requires='>=3.10',
     install_requires=[
         'av',

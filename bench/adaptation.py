@@ -1,11 +1,11 @@
 """What a few frames of one's own camera are worth: the embedding head, before and after.
 
-    python bench/adaptation.py [--sequences NAME ...] [--seeds N] [--steps N]
+    python bench/adaptation.py [--sequences NAME ...] [--seeds N] [--steps N] [--quick]
 
 The first half of a recording is the unlabelled training set, by the commands of docs/training.md;
 the second half is what is measured. Retrieval: two strongly different views of one frame, how
-many objects of the first are nearest, by looks, to themselves among all of the second. Palindrome:
-found again with the same id.
+many objects of the first are, by their embeddings, nearest to themselves among all of the second.
+Palindrome: found again with the same id.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,15 @@ from common import keep
 from palindromes import SEQUENCES
 
 from masa_ros import cli
+from masa_ros.detectors.masa import DetectorConfig, MasaDetector
 from masa_ros.evaluation.palindrome import palindrome
-from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.zoo import model_config
-from masa_ros.pipeline import Pipeline
-from masa_ros.replay.sources import frames_of, open_source
-from masa_ros.tracking import TrackerConfig, make_tracker
+from masa_ros.recordings.sources import frames_of, open_source
+from masa_ros.streams.stream import Stream
 from masa_ros.training.data import Photographs
-from masa_ros.training.measure import retrieval
+from masa_ros.training.measure import eager, retrieval
 from masa_ros.training.proposals import read_proposals
-from masa_ros.training.views import Sample, ViewConfig
+from masa_ros.training.views import ViewConfig, ViewPair
 from masa_ros.types import Frame
 
 CROWDED = ('fruit_conveyor', 'letter_blocks_hands', 'parking_lot_topdown', 'store_aisle_people')
@@ -45,9 +45,9 @@ def command(*arguments: object) -> None:
         raise SystemExit(f'masa_ros {arguments[0]} failed')
 
 
-def halves(sequence: Path, folder: Path) -> tuple[Path, Path]:
-    """Copy the images of a recording to two folders, the first and the second half."""
-    files = sorted(sequence.glob('*.jpg'))
+def halves(sequence: Path, folder: Path, most: int | None = None) -> tuple[Path, Path]:
+    """Copy the images of a recording, ``most`` of them, to two folders: first and second half."""
+    files = sorted(sequence.glob('*.jpg'))[:most]
     for name, part in (('first', files[: len(files) // 2]), ('second', files[len(files) // 2 :])):
         (folder / name).mkdir()
         for file in part:
@@ -56,33 +56,32 @@ def halves(sequence: Path, folder: Path) -> tuple[Path, Path]:
     return folder / 'first', folder / 'second'
 
 
-def views(images: Path, proposals: Path) -> list[Sample]:
+def views(images: Path, proposals: Path, scenes: int) -> list[ViewPair]:
     """Make pairs of views of the frames of a folder."""
     entries = read_proposals(proposals, images)
     source = Photographs(entries, ViewConfig(size=(320, 320), mixup=0.0), seed=5)
-    return [source.sample(i) for i in range(SCENES)]
+    return [source.pair(i) for i in range(scenes)]
 
 
-def measure(weights: str, scenes: list[Sample], frames: list[Frame]) -> tuple[float, float]:
+def measure(weights: str, pairs: list[ViewPair], frames: list[Frame]) -> tuple[float, float]:
     """Measure retrieval within a frame, and the palindrome."""
-    detector = Detector.load(DetectorConfig(weights=weights, device='cpu'))
-    shared = [s for s in scenes if len(set(s.ids[0].tolist()) & set(s.ids[1].tolist())) > 1]
-    found = float(np.mean([retrieval(detector, [scene]) for scene in shared]))
-    pipeline = Pipeline(detector, make_tracker(TrackerConfig()))
-    return found, palindrome(frames, pipeline).ids.value
+    detector = MasaDetector.load(DetectorConfig(weights=weights, device='cpu'))
+    shared = [p for p in pairs if len(set(p.ids[0].tolist()) & set(p.ids[1].tolist())) > 1]
+    found = float(np.mean([retrieval(detector, [pair]) for pair in shared])) if shared else 0.0
+    return found, palindrome(frames, Stream(eager(detector))).ids.value
 
 
-def adapt(sequence: Path, seeds: int, steps: int) -> dict[str, Any]:
+def adapt(sequence: Path, seeds: int, steps: int, quick: bool) -> dict[str, Any]:
     """Adapt to one recording with several seeds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        first, second = halves(sequence, folder)
+        first, second = halves(sequence, folder, 6 if quick else None)
         for part in (first, second):
             output = folder / f'{part.name}-proposals'
             command('proposals', '--model', 'masa_nano', '--images', part, '--output', output)
-        scenes = views(second, folder / 'second-proposals')
+        pairs = views(second, folder / 'second-proposals', 2 if quick else SCENES)
         frames = frames_of(open_source(second))
-        figures: dict[str, Any] = {'before': measure('', scenes, frames), 'after': []}
+        figures: dict[str, Any] = {'before': measure('', pairs, frames), 'after': []}
         for seed in range(seeds):
             output = folder / f'seed{seed}'
             shipped = model_config('masa_nano').shipped_weights
@@ -92,23 +91,26 @@ def adapt(sequence: Path, seeds: int, steps: int) -> dict[str, Any]:
                 *('--share', 1, '--one-camera', '--weights', shipped, '--output', output),
                 *('--learning-rate', 5e-4, '--steps', steps, '--seed', seed),
                 *('--freeze', *FROZEN),
+                *(('--pairs', 1, '--size', 128) if quick else ()),
             )
             figures['minutes'] = (time.perf_counter() - start) / 60
-            figures['after'].append(measure(str(output / 'masa_nano.safetensors'), scenes, frames))
+            figures['after'].append(measure(str(output / 'masa_nano.safetensors'), pairs, frames))
     return figures
 
 
-def main() -> dict[str, Any]:
+def main(
+    quick: bool = False,
+    sequences: Sequence[str] = CROWDED,
+    seeds: int = 3,
+    steps: int = 150,
+) -> dict[str, Any]:
     """Print the table and return its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--sequences', nargs='*', default=CROWDED)
-    parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--steps', type=int, default=150)
-    arguments = parser.parse_args()
-    figures = {
-        name: adapt(SEQUENCES / name, arguments.seeds, arguments.steps)
-        for name in arguments.sequences
-    }
+    if not SEQUENCES.is_dir():
+        print(f'there are no recordings: {SEQUENCES}')
+        return {}
+    if quick:
+        sequences, seeds, steps = sequences[:1], 1, 1
+    figures = {name: adapt(SEQUENCES / name, seeds, steps, quick) for name in sequences}
     print(f'\n{"":24}{"retrieval":>20}{"palindrome":>22}{"minutes":>9}')
     for name, row in figures.items():
         after = np.array(row['after'])
@@ -121,4 +123,12 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    keep('adaptation', main())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--sequences', nargs='*', default=CROWDED)
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--steps', type=int, default=150)
+    parser.add_argument('--quick', action='store_true', help='see that it runs')
+    arguments = parser.parse_args()
+    figures = main(**vars(arguments))
+    if not arguments.quick:
+        keep('adaptation', figures)

@@ -14,7 +14,7 @@ import copy
 import importlib.util
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from masa_ros.detectors.masa import DetectorConfig, MasaDetector
 from masa_ros.engines import trust
-from masa_ros.engines.prepare import calibration_images
-from masa_ros.models.detector import Detector, DetectorConfig
+from masa_ros.engines.calibration_set import calibration_images
 from masa_ros.models.forms import portable_forms
+from masa_ros.models.masa_stages import masa_stages
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.precision import PRECISIONS
-from masa_ros.models.stages import Eager, stages_of
+from masa_ros.models.stages import Case, Eager
 from masa_ros.models.zoo import model_config
 
 MODELS = {
@@ -42,6 +43,8 @@ MODELS = {
     'masa_detic': 'detic_masa',
     'masa_gdino': 'gdino_masa',
 }
+SHARED = Path(__file__).parents[2] / 'shared'
+FIXTURES, FRAMES = SHARED / 'parity', SHARED / 'data/sequences'
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.convolution, _aten.mm, _aten.bmm, _aten.addmm, _aten.baddbmm}
 
@@ -69,17 +72,17 @@ class HalfAsOnAGpu(TorchDispatchMode):
         return function(*wide, **kwargs).half()
 
 
-def seeded(name: str, fixtures: Path) -> Detector:
+def seeded(name: str, fixtures: Path) -> MasaDetector:
     """Return a float32 detector with weights that do not depend on any file."""
     config = DetectorConfig(model=name, device='cpu', precision='fp32')
     if name == 'masa_nano':
-        return Detector.load(config)
+        return MasaDetector.load(config)
     folder = fixtures / MODELS.get(name, '')
     source = fixtures / 'seeded_weights.py'
     if not MODELS.get(name) or not source.is_file():
         torch.manual_seed(0)
         model = model_config(name)
-        return Detector(model, MasaNetwork(model.network), config, 'cpu')
+        return MasaDetector(model, MasaNetwork(model.network), config, 'cpu')
     spec = importlib.util.spec_from_file_location('seeded_weights', source)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -91,7 +94,7 @@ def seeded(name: str, fixtures: Path) -> Detector:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / manifest['official_checkpoint']['file']
         torch.save({'state_dict': {k: torch.from_numpy(v) for k, v in state.items()}}, path)
-        return Detector.load(DetectorConfig(model=name, weights=str(path), device='cpu'))
+        return MasaDetector.load(DetectorConfig(model=name, weights=str(path), device='cpu'))
 
 
 def real_frames(folder: Path, count: int) -> list[np.ndarray]:
@@ -101,6 +104,14 @@ def real_frames(folder: Path, count: int) -> list[np.ndarray]:
         return list(calibration_images((480, 640)))[:count]
     chosen = [files[int((i + 0.5) * len(files) / count)] for i in range(count)]
     return [cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB) for file in chosen]
+
+
+def cases(reference: MasaDetector, images: list[np.ndarray]) -> list[Case]:
+    """Run the reference on images, each brought to the shape of its network input."""
+    shapes = [reference.input_shape(*image.shape[:2]) for image in images]
+    return reference.cases(
+        [cv2.resize(x, s[::-1], interpolation=cv2.INTER_AREA) for x, s in zip(images, shapes)]
+    )
 
 
 def all_half(network: nn.Module) -> nn.Module:
@@ -120,14 +131,14 @@ FORMS = {
 }
 
 
-def compare(reference: Detector, images: list[np.ndarray]) -> Iterator[dict[str, Any]]:
+def compare(reference: MasaDetector, images: list[np.ndarray]) -> Iterator[dict[str, Any]]:
     """Measures of all forms and stages of one model."""
-    samples = trust.make_samples(reference, [reference.preprocess(image) for image in images])
+    known = cases(reference, images)
     for form, (convert, dtype) in FORMS.items():
         network = convert(copy.deepcopy(reference.network))
-        for name, stage in stages_of(network, reference.model).items():
+        for name, stage in masa_stages(network, reference.model).items():
             with portable_forms(), HalfAsOnAGpu():
-                for measure in trust.compare(name, Eager(stage, dtype), samples):
+                for measure in trust.compare(stage, Eager(stage, dtype), known):
                     yield {
                         'model': reference.model.name,
                         'form': form,
@@ -138,21 +149,23 @@ def compare(reference: Detector, images: list[np.ndarray]) -> Iterator[dict[str,
                     }
 
 
-def main() -> dict[str, Any]:
+def main(
+    models: Sequence[str] = (),
+    fixtures: Path = FIXTURES,
+    frames: Path = FRAMES,
+    images: int = 2,
+    quick: bool = False,
+) -> dict[str, Any]:
     """Print the table and return its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('models', nargs='*', metavar='MODEL', default=[])
-    parser.add_argument('--fixtures', type=Path, default=Path('../shared/parity'))
-    parser.add_argument('--frames', type=Path, default=Path('../shared/data/sequences'))
-    parser.add_argument('--images', type=int, default=2)
-    arguments = parser.parse_args()
+    if quick:
+        models, images = ['masa_nano'], 1
     rows = []
-    images = real_frames(arguments.frames, arguments.images)
-    print(f'{len(images)} frames, agreement with float32 (1: equal); * below what is accepted')
-    for name in arguments.models or MODELS:
+    pictures = real_frames(frames, images)
+    print(f'{len(pictures)} frames, agreement with float32 (1: equal); * below what is accepted')
+    for name in models or MODELS:
         found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-        reference = seeded(name, arguments.fixtures)
-        for row in compare(reference, images):
+        reference = seeded(name, fixtures)
+        for row in compare(reference, pictures):
             rows.append(row)
             found.setdefault((row['stage'], row['measure']), {})[row['form']] = row
         del reference
@@ -163,9 +176,14 @@ def main() -> dict[str, Any]:
                 f'{row["value"]:.5f}{" " if row["value"] >= row["limit"] else "*"}'
                 for row in values
             ]
-            print(f'{stage:8}{measure:36}' + ''.join(f'{cell:>22}' for cell in cells))
-    return {'rows': rows, 'frames': len(images)}
+            print(f'{stage:12}{measure:32}' + ''.join(f'{cell:>22}' for cell in cells))
+    return {'rows': rows, 'frames': len(pictures)}
 
 
 if __name__ == '__main__':
-    keep('agreement', main())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('models', nargs='*', metavar='MODEL', default=[])
+    parser.add_argument('--fixtures', type=Path, default=FIXTURES)
+    parser.add_argument('--frames', type=Path, default=FRAMES)
+    parser.add_argument('--images', type=int, default=2)
+    keep('agreement', main(**vars(parser.parse_args())))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from masa_ros.replay.demo_scene import ACTORS, Actor, Key, drift, render
-from masa_ros.tracks_file import TrackedFrame
+from masa_ros.demo.scene import ACTORS, Actor, Key, drift, render
+from masa_ros.recordings.tracks_file import TrackedFrame
 from masa_ros.types import Frame
 
 FRAMES = 100

@@ -1,6 +1,6 @@
 """Milliseconds, memory and agreement of every model under every runtime, on a GPU.
 
-    python bench/gpu.py [MODEL ...] [--camera 1280x720] [--rounds N] [--fixtures DIR] [--quick]
+    python bench/gpu.py [MODEL ...] [--camera WxH] [--rounds N] [--fixtures DIR] [--no-compiled]
 
 Everything that runs is checked against float32 eager PyTorch on the same device; what does not
 run is listed with the reason, and no figure stands for a runtime that did not run. Without a GPU
@@ -14,23 +14,23 @@ import contextlib
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from agreement import real_frames, seeded
+from agreement import FIXTURES, FRAMES, cases, real_frames, seeded
 from common import OUTPUT, keep
 
+from masa_ros.detectors.masa import MasaDetector
 from masa_ros.engines import trust
-from masa_ros.engines.prepare import EngineConfig, Engines
+from masa_ros.engines.prepare import EngineConfig
 from masa_ros.engines.runtimes import RUNTIMES
-from masa_ros.models.detector import Detector
-from masa_ros.pipeline import Pipeline, free_memory
-from masa_ros.tracking import make_tracker
-from masa_ros.tracking.tracker import TrackerConfig
+from masa_ros.methods.masa import Masa, MasaConfig
+from masa_ros.models.devices import free_memory
+from masa_ros.tracking import TrackerConfig
 from masa_ros.types import Frame
 
 MODELS = ('masa_nano', 'masa_r50', 'masa_sam_vitb')
@@ -81,30 +81,31 @@ def memory(device: str) -> Iterator[dict[str, float]]:
         taken['memory_mb'] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
 
 
-def twin(reference: Detector, precision: str) -> Detector:
+def twin(reference: MasaDetector, precision: str) -> MasaDetector:
     """Return a detector with the same weights in another precision."""
     config = dataclasses.replace(
         reference.config,
         precision=precision,
-        score_threshold=-1.0,  # the weights are not trained: let everything pass
+        score_threshold=0.0,  # the weights are not trained: let everything pass
         nms_iou=0.9,
         mask_share=1.0,
         max_instances=MASKS,
     )
     network = copy.deepcopy(reference.network)
-    detector = Detector(reference.model, network, config, reference.device)
+    detector = MasaDetector(reference.model, network, config, reference.device)
     detector.weights = reference.weights
+    detector.reference = lambda: reference  # type: ignore[method-assign]
     return detector
 
 
-def on(device: str, detector: Detector) -> Detector:
+def on(device: str, detector: MasaDetector) -> MasaDetector:
     """Bring a float32 detector to a device."""
     config = dataclasses.replace(detector.config, device=device, precision='fp32')
-    return Detector(detector.model, detector.network, config, device)
+    return MasaDetector(detector.model, detector.network, config, device)
 
 
 def measure(
-    reference: Detector, runtime: str, precision: str, frames: list[np.ndarray], rounds: int
+    reference: MasaDetector, runtime: str, precision: str, frames: list[np.ndarray], rounds: int
 ) -> dict[str, Any]:
     """One row: a model under a runtime."""
     row: dict[str, Any] = {
@@ -119,57 +120,55 @@ def measure(
     height, width = frames[0].shape[:2]
     with memory(device) as taken:
         detector = twin(reference, precision)
-        lines: list[str] = []
-        engines = Engines(
-            detector,
-            EngineConfig(runtime=runtime, warm_start=False, folder=str(OUTPUT / 'engines')),
-            lines.append,
-            lambda: reference,
+        config = MasaConfig(
+            engines=EngineConfig(runtime=runtime, folder=str(OUTPUT / 'engines')),
+            tracker=TrackerConfig(init_score_thr=0.0),
         )
+        method = Masa(detector, config)
+        engines, shape = method.engines, detector.input_shape(height, width)
         start = time.perf_counter()
-        prepared = engines.prepare(height, width)
+        prepared = engines.prepare(shape)
         row['build_s'] = round(time.perf_counter() - start, 1)
         row['engines'] = [str(done) for done in prepared]
         row['engine_mb'] = round(sum(done.size for done in prepared) / 1e6, 1)
         if engines.failed:
             row['refused'] = [done.stage for done in prepared if done.runtime == 'eager']
-        inputs = [reference.preprocess(frame) for frame in frames]
-        samples = trust.make_samples(reference, inputs)
-        shape = (inputs[0][0].shape[2], inputs[0][0].shape[3])
-        runs = detector.engines.get(shape, detector.eager)
+        known, runs = cases(reference, frames), engines.runs(shape)
         row['agreement'] = {
             m.name: round(m.value, 5)
-            for name in detector.stages
-            for m in trust.compare(name, runs[name], samples)
+            for name, stage in detector.stages.items()
+            for m in trust.compare(stage, runs[name], known)
         }
         with torch.inference_mode():
             row['stages_ms'] = {
                 name: percentiles(
                     clock.measure(
-                        lambda name=name: runs[name](**samples[0].tensors[name]),  # type: ignore[misc]
+                        lambda name=name: runs[name](**known[0].inputs[name]),  # type: ignore[misc]
                         rounds,
                     )
                 )
                 for name in detector.stages
             }
-        pipeline = Pipeline(detector, make_tracker(TrackerConfig(init_score_thr=0.0)))
+        session = method.session()
         stamps = iter(range(0, 10**15, 50_000_000))
         found = 0
 
         def track() -> None:
             nonlocal found
             stamp = next(stamps)
-            frame = frames[stamp // 50_000_000 % len(frames)]
-            tracks = pipeline(Frame(frame, stamp))
-            found = max(found, len(tracks))
+            frame = Frame(frames[stamp // 50_000_000 % len(frames)], stamp)
+            (result,) = session.update(frame, method.encode([frame])[0])
+            found = max(found, len(result.tracks))
 
         row['end_to_end_ms'] = percentiles(clock.measure(track, rounds))
         row['images_per_s'] = round(1e3 / row['end_to_end_ms']['p50'], 1)
         row['tracks'] = found
+        if prepared and not engines.prepared:  # one failed when it ran
+            row['not_run'] = engines.status
     return row | taken
 
 
-def automatic_masks(reference: Detector, frame: np.ndarray) -> dict[str, Any]:
+def automatic_masks(reference: MasaDetector, frame: np.ndarray) -> dict[str, Any]:
     """SAM's automatic mask generator with the same encoder and decoder, on the same device."""
     from segment_anything import SamAutomaticMaskGenerator
     from segment_anything.modeling import Sam
@@ -196,7 +195,7 @@ def automatic_masks(reference: Detector, frame: np.ndarray) -> dict[str, Any]:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print the table."""
-    stages = ('image', 'boxes', 'looks', 'masks')
+    stages = ('image', 'boxes', 'embeddings', 'masks')
     heads = ('build s', 'MB', *stages, 'all p50', 'p99', 'images/s', 'memory', 'x eager fp32')
     print(f'\n{"model":28}{"runtime":10}{"":7}' + ''.join(f'{head:>13}' for head in heads))
     eager = {
@@ -228,52 +227,64 @@ def show(rows: list[dict[str, Any]]) -> None:
             print(f'{"":14}refused and run by PyTorch: {", ".join(row["refused"])}')
 
 
-def main() -> dict[str, Any]:
-    """Run everything, print the table last, write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('models', nargs='*', metavar='MODEL', default=[])
-    parser.add_argument('--camera', default='1280x720', help='(%(default)s)')
-    parser.add_argument('--rounds', type=int, default=0, help='else 100, on a CPU 3')
-    parser.add_argument('--fixtures', type=Path, default=Path('../shared/parity'))
-    parser.add_argument('--frames', type=Path, default=Path('../shared/data/sequences'))
-    parser.add_argument('--quick', action='store_true', help='without torch.compile')
-    arguments = parser.parse_args()
+def main(
+    models: Sequence[str] = (),
+    camera: str = '1280x720',
+    rounds: int = 0,
+    fixtures: Path = FIXTURES,
+    frames: Path = FRAMES,
+    compiled: bool = True,
+    quick: bool = False,
+) -> dict[str, Any]:
+    """Run everything, print the table last, write the figures as they come."""
+    if quick:
+        models, camera, rounds, compiled = ['masa_nano'], '320x240', 1, False
     cuda = torch.cuda.is_available()
     device = 'cuda:0' if cuda else 'cpu'
     where = torch.cuda.get_device_name() if cuda else 'CPU: a rehearsal, no figure of a GPU'
-    print(f'{where}; torch {torch.__version__}; camera {arguments.camera}')
-    width, height = map(int, arguments.camera.split('x'))
-    frames = [cv2.resize(f, (width, height)) for f in real_frames(arguments.frames, 4)]
-    rounds = arguments.rounds or (100 if cuda else 3)
+    print(f'{where}; torch {torch.__version__}; camera {camera}')
+    width, height = map(int, camera.split('x'))
+    pictures = [cv2.resize(f, (width, height)) for f in real_frames(frames, 4)]
+    rounds = rounds or (100 if cuda else 3)
     plans = [('eager', 'fp32'), ('eager', 'fp16'), ('compile', 'fp16'), ('tensorrt', 'fp16')]
     if not cuda:  # half precision on a CPU takes minutes an image and tells nothing
         plans = [('eager', 'fp32'), ('compile', 'fp32'), ('tensorrt', 'fp32')]
-    if arguments.quick:
+    if not compiled:
         plans = [plan for plan in plans if plan[0] != 'compile']
     rows: list[dict[str, Any]] = []
     figures = {'device': where, 'torch': torch.__version__, 'rows': rows}
-    for name in arguments.models or MODELS:
-        reference = on(device, seeded(name, arguments.fixtures))
+    for name in models or MODELS:
+        reference = on(device, seeded(name, fixtures))
         for runtime, precision in plans:
             print(f'{name}, {runtime} {precision} ...', flush=True)
             try:
-                rows.append(measure(reference, runtime, precision, frames, rounds))
+                rows.append(measure(reference, runtime, precision, pictures, rounds))
             except RuntimeError as error:  # out of memory, a kernel that does not compile
                 reason = f'{type(error).__name__}: {str(error).splitlines()[0]}'
                 rows.append(
                     {'model': name, 'runtime': runtime, 'precision': precision, 'not_run': reason}
                 )
             free_memory()
-            keep('gpu', figures)
+            if not quick:
+                keep('gpu', figures)
         if name.startswith('masa_sam'):
             print(f'{name}, automatic masks ...', flush=True)
-            rows.append(automatic_masks(reference, frames[0]))
+            rows.append(automatic_masks(reference, pictures[0]))
             keep('gpu', figures)
         del reference
-    print(f'\n{where}; camera {arguments.camera}; milliseconds')
+    print(f'\n{where}; camera {camera}; milliseconds')
     show(rows)
     return figures
 
 
 if __name__ == '__main__':
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('models', nargs='*', metavar='MODEL', default=[])
+    parser.add_argument('--camera', default='1280x720', help='(%(default)s)')
+    parser.add_argument('--rounds', type=int, default=0, help='else 100, on a CPU 3')
+    parser.add_argument('--fixtures', type=Path, default=FIXTURES)
+    parser.add_argument('--frames', type=Path, default=FRAMES)
+    parser.add_argument(
+        '--compiled', action=argparse.BooleanOptionalAction, default=True, help='by torch.compile'
+    )
+    main(**vars(parser.parse_args()))

@@ -21,7 +21,7 @@ import torch
 import torchvision
 from segment_anything.modeling.image_encoder import Attention as EncoderAttention
 
-from masa_ros.models.detector import Detector, DetectorConfig
+from masa_ros.detectors.masa import DetectorConfig, MasaDetector
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.sam import FusedAttention, SamEncoder
 from masa_ros.models.sampling import ModulatedDeformConv
@@ -31,12 +31,12 @@ from masa_ros.types import Instances
 ROUNDS = 3
 
 
-def random_detector(name: str, **options: Any) -> Detector:
+def random_detector(name: str, **options: Any) -> MasaDetector:
     """Return a model with random weights on the CPU."""
     torch.manual_seed(0)
     model = model_config(name)
     config = DetectorConfig(model=name, device='cpu', **options)
-    return Detector(model, MasaNetwork(model.network), config, 'cpu')
+    return MasaDetector(model, MasaNetwork(model.network), config, 'cpu')
 
 
 def median(work: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, Any]:
@@ -72,9 +72,9 @@ def released_operators() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def stages(name: str) -> dict[str, Any]:
+def stages(name: str, input_size: int = 0) -> dict[str, Any]:
     """Measure the stages of one model on a 640x480 image with 18 given boxes."""
-    detector = random_detector(name)
+    detector = random_detector(name, input_size=input_size)
     network = detector.network
     image = cv2.resize(skimage.data.astronaut(), (640, 480))
     x, view = detector.preprocess(image)
@@ -87,21 +87,21 @@ def stages(name: str) -> dict[str, Any]:
     row['pyramid'], levels = median(lambda: network.pyramid(maps.maps))
     row['fusion'], _ = median(lambda: network.fusion(levels))
     encoded = detector.encode_tensor(x, view)[0]
-    row['embed'], _ = median(lambda: detector.look(encoded, boxes))
+    row['embed'], _ = median(lambda: detector.embed(encoded, boxes))
     with released_operators():
         row['backbone_released'] = row['backbone']
         if isinstance(network.backbone, SamEncoder):  # the others have nothing to replace
             row['backbone_released'], _ = median(lambda: network.backbone(x), 1)
         row['fusion_released'], _ = median(lambda: network.fusion(levels), 1)
         expected = network.fusion(network.pyramid(network.backbone(x).maps))
-    levels = [encoded.tensors[key] for key in detector.stages['image'].levels]
+    levels = [encoded.tensors[key] for key in detector.levels]
     worst = max(float((a - b).abs().max() / b.std()) for a, b in zip(levels, expected))
     row['difference'] = worst
     row['total'] = sum(row[k] for k in ('backbone', 'pyramid', 'fusion', 'embed'))
     replaced = row['backbone_released'] + row['fusion_released']
     row['total_released'] = row['total'] - row['backbone'] - row['fusion'] + replaced
     row['ratio'] = row['total_released'] / row['total']
-    row['proposals'], _ = median(lambda: detector.refine(encoded, detector.propose(encoded)))
+    row['proposals'], _ = median(lambda: detector.select(encoded, detector.propose(encoded)))
     return row
 
 
@@ -111,7 +111,7 @@ def everything() -> list[dict[str, Any]]:
     from segment_anything import SamAutomaticMaskGenerator
     from segment_anything.modeling import Sam
 
-    detector = random_detector('masa_sam_vitb', score_threshold=-1.0, nms_iou=0.9)
+    detector = random_detector('masa_sam_vitb', score_threshold=0.0, nms_iou=0.9)
     network = detector.network
     image = cv2.resize(skimage.data.astronaut(), (640, 480))
     x, view = detector.preprocess(image)
@@ -137,8 +137,8 @@ def everything() -> list[dict[str, Any]]:
         given = Instances(boxes)
 
         def ours(given: Instances = given) -> Any:
-            detector.refine(encoded, detector.propose(encoded))
-            return detector.complete(encoded, given).masks
+            detector.select(encoded, detector.propose(encoded))
+            return detector.describe(encoded, given).masks
 
         seconds, placed = median(ours)
         rows.append(
@@ -174,12 +174,15 @@ def _memory(result: Any) -> None:
     result.put((loaded, _peak_mb(), sum(m is not None for m in found.masks or ())))
 
 
-def main() -> dict[str, Any]:
+def main(quick: bool = False) -> dict[str, Any]:
     """Print the tables and return their figures."""
     names = ('backbone', 'pyramid', 'fusion', 'embed', 'total', 'total_released', 'ratio')
     print('seconds, fp32, 640x480 image at the size of the model, 18 boxes')
     print(f'{"":16}' + ''.join(f'{name:>15}' for name in names))
-    rows = [stages(name) for name in ('masa_r50', 'masa_sam_vitb')]
+    if quick:
+        rows = [stages('masa_r50', 128)]
+    else:
+        rows = [stages(name) for name in ('masa_r50', 'masa_sam_vitb')]
     for row in rows:
         print(f'{row["model"]:16}' + ''.join(f'{row[name]:>15.2f}' for name in names))
         print(
@@ -188,6 +191,8 @@ def main() -> dict[str, Any]:
             f'{row["difference"]:.0e} std; '
             f'proposals and box head {row["proposals"]:.2f} s'
         )
+    if quick:
+        return {'stages': rows}
     print('\nsegment everything, ViT-B, the same image and encoder pass')
     scenes = everything()
     for scene in scenes:

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from common import keep
+
+from masa_ros import methods
 from masa_ros.evaluation.palindrome import AGES, Palindrome, Share, palindrome
-from masa_ros.pipeline import Pipeline, PipelineConfig
-from masa_ros.replay.sources import frames_of, open_source
+from masa_ros.methods import Method
+from masa_ros.recordings.sources import frames_of, open_source
+from masa_ros.streams.stream import Stream
 
-SEQUENCES = Path(__file__).parents[2] / 'shared/data/sequences'
+SEQUENCES = Path(__file__).resolve().parents[2] / 'shared/data/sequences'
 
 
-def palindromes(pipeline: Pipeline, folder: Path = SEQUENCES) -> Iterator[tuple[str, Palindrome]]:
-    """Give the name and the result of every sequence of a folder."""
-    for path in sorted(path.parent for path in folder.glob('*/meta.json')):
-        yield path.name, palindrome(frames_of(open_source(path)), pipeline)
+def palindromes(
+    method: Method[Any],
+    folder: Path = SEQUENCES,
+    most: int | None = None,
+    frames: int | None = None,
+) -> Iterator[tuple[str, Palindrome]]:
+    """Give the name and the result of every sequence of a folder.
+
+    ``most`` of them and so many ``frames`` of each, the first ones, where that is not all.
+    """
+    for path in sorted(path.parent for path in folder.glob('*/meta.json'))[:most]:
+        first = frames_of(itertools.islice(open_source(path), frames))
+        yield path.name, palindrome(first, Stream(method))
 
 
 def added(shares: Iterable[Share]) -> Share:
@@ -31,8 +46,11 @@ def text(share: Share) -> str:
     return f'{100 * share.value:.0f}' if share.count else '-'
 
 
-def main() -> dict[str, Any]:
+def main(quick: bool = False) -> dict[str, Any]:
     """Print the table and return its figures."""
+    if not SEQUENCES.is_dir():
+        print(f'there are no recordings: {SEQUENCES}')
+        return {}
     limits = [f'..{age:g} s' for age in AGES]
     print(
         'again: per cent of what is seen that is seen again at its place; ids: per cent of that '
@@ -42,7 +60,8 @@ def main() -> dict[str, Any]:
     heads = ('frames', 'seen', 'again', 'ids', *limits, 'recall', 'crowd')
     print(f'{"":30}' + ''.join(f'{head:>8}' for head in heads))
     results = {}
-    for name, result in palindromes(Pipeline.build(PipelineConfig())):
+    method = methods.load('masa')
+    for name, result in palindromes(method, SEQUENCES, *((1, 4) if quick else ())):
         by_age = [text(share) for share in list(result.by_age.values())[: len(AGES)]]
         row = (
             *(str(result.frames), str(result.seen_again.count)),
@@ -51,8 +70,7 @@ def main() -> dict[str, Any]:
         )
         print(f'{name:30}' + ''.join(f'{value:>8}' for value in row), flush=True)
         results[name] = result
-    if not results:
-        print(f'no sequences in {SEQUENCES}')
+    method.close()
     again, ids, recall = (
         text(added(getattr(r, key) for r in results.values()))
         for key in ('seen_again', 'ids', 'recall')
@@ -62,4 +80,9 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--quick', action='store_true', help='see that it runs')
+    if parser.parse_args().quick:
+        main(quick=True)
+    else:
+        keep('palindromes', main())

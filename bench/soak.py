@@ -35,8 +35,8 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from masa_ros.demo import scene as demo_scene
 from masa_ros.nodes.messages import array_to_image, ns_to_stamp, stamp_to_ns
-from masa_ros.replay import demo_scene
 
 NAMESPACE = '/soak'
 RATE = 10.0  # of the camera, hertz
@@ -45,9 +45,10 @@ COUNTS = ('received', 'processed', 'skipped', 'rejected', 'failed')
 
 
 class Soak:
-    """The node's process, its camera, and what was seen of them."""
+    """The node's process, its camera, and what was seen of them; ``pace`` shortens every phase."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: float = 1.0) -> None:
+        self.pace = pace
         arguments = ['-r', f'__ns:={NAMESPACE}', '-p', 'device:=cpu']
         command = [sys.executable, '-m', 'masa_ros.cli', 'node', '--ros-args', *arguments]
         self.process = subprocess.Popen(command, cwd='/', stderr=subprocess.DEVNULL)
@@ -60,7 +61,8 @@ class Soak:
         )
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_report, 10)
         self.change = self.node.create_client(ChangeState, 'masa_tracker/change_state')
-        self.frames = [frame.image for frame, _ in demo_scene.render()]
+        count = demo_scene.FRAMES if pace == 1 else 5
+        self.frames = [frame.image for frame, _ in demo_scene.render(frames=count)]
         self.phase, self.number = 'start', 0
         self.sent: dict[int, tuple[float, str]] = {}
         self.latencies: list[tuple[float, float, str]] = []  # when, milliseconds, phase
@@ -96,7 +98,7 @@ class Soak:
                 break
         if self.process.poll() is not None:
             raise SystemExit(f'the node ended with exit code {self.process.returncode}')
-        if time.monotonic() - self.looked > SAMPLE:
+        if time.monotonic() - self.looked > SAMPLE * self.pace:
             self.looked = time.monotonic()
             self.samples.append({'s': self.looked - self.begin, **self._look()})
 
@@ -135,12 +137,12 @@ class Soak:
         """Send ten times what the node can take."""
         frame, _ = _percentiles(self._steady())
         before, start = self.published, time.monotonic()
-        self.steady(10, 10e3 / frame)
+        self.steady(10 * self.pace, 10e3 / frame)
         self.rates.append((self.published - before) / (time.monotonic() - start))
 
     def refused(self) -> None:
         """Send what must be refused, between good images."""
-        for _ in range(50):
+        for _ in range(round(50 * self.pace)):
             message = self.image()
             field, value = random.choice(
                 [
@@ -156,12 +158,12 @@ class Soak:
 
     def silence(self) -> None:
         """Send nothing for a minute."""
-        self.spin(60)
+        self.spin(60 * self.pace)
 
     def loop(self) -> None:
         """Jump a minute back and return."""
         for back in (60, 0):
-            for _ in range(30):
+            for _ in range(round(30 * self.pace)):
                 self.publish(self.image(time.time_ns() - back * 10**9))
                 self.spin(1 / RATE)
 
@@ -170,7 +172,7 @@ class Soak:
         self.node.destroy_publisher(self.images)
         self.spin(0.5)
         self.images = self._publisher()
-        self.steady(5)
+        self.steady(5 * self.pace)
 
     def restart(self) -> None:
         """Bring the node down and up again by its lifecycle."""
@@ -197,13 +199,15 @@ class Soak:
             self.restart,
         ]
         self.phase = 'steady'
-        self.steady(20)
-        while time.monotonic() - self.begin < minutes * 60:
+        self.steady(20 * self.pace)
+        while True:
             for phase in random.sample(phases, len(phases)):
                 self.phase = phase.__name__
                 phase()
                 self.phase = 'steady'
-                self.steady(20)
+                self.steady(20 * self.pace)
+            if time.monotonic() - self.begin >= minutes * 60:
+                break
         self.spin(3)
         return self.figures()
 
@@ -277,21 +281,19 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def main() -> dict[str, Any]:
+def main(quick: bool = False, minutes: float = 30.0) -> dict[str, Any]:
     """Print the report and return its figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--minutes', type=float, default=30.0)
-    arguments = parser.parse_args()
     random.seed(0)
     # Else Fast DDS loses most images of a burst before they reach the node.
     os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'LARGE_DATA'
     rclpy.init()
-    soak = Soak()
+    soak = Soak(0.1 if quick else 1.0)
     try:
-        figures = soak.run(arguments.minutes)
+        figures = soak.run(0.0 if quick else minutes)
         figures['ended_in_s'] = soak.end()
     finally:
         soak.process.kill()
+        soak.process.wait()
         rclpy.try_shutdown()
     rows = figures['over_time']
     for key, value in figures.items():
@@ -304,4 +306,6 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    keep('soak', main())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--minutes', type=float, default=30.0)
+    keep('soak', main(minutes=parser.parse_args().minutes))

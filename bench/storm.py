@@ -24,14 +24,16 @@ from masa_ros.msg import TrackedInstanceArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 from tqdm import tqdm
 
 from masa_ros.images import SUPPORTED_ENCODINGS
+from masa_ros.models.devices import free_memory
+from masa_ros.nodes.diagnostics import Statistics
 from masa_ros.nodes.messages import array_to_image, ns_to_stamp, stamp_to_ns
 from masa_ros.nodes.tracker_node import TrackerNode
-from masa_ros.pipeline import free_memory
 from masa_ros.types import LARGEST_SIDE
 
 WHOLE = 0.04  # share of images that nobody touched
@@ -109,11 +111,17 @@ class Target:
 
     def ready(self) -> bool:
         """Tell whether the node takes images."""
-        return bool(self.node._cameras and self.node._cameras[0].topic)
+        return self.node._work is not None and self.node._work.active
+
+    @property
+    def statistics(self) -> Statistics:
+        """What the node counts."""
+        assert self.node._work is not None
+        return self.node._work.cameras[0].statistics
 
     def done(self) -> int:
         """Count the images that something became of."""
-        seen = self.node._cameras[0].statistics
+        seen = self.statistics
         return seen.processed + seen.failed + seen.rejected.total()
 
     def feed(self, rng: np.random.Generator, stamp_ns: int) -> None:
@@ -129,7 +137,7 @@ class Target:
 
     def figures(self) -> dict[str, Any]:
         """Say what became of the images."""
-        seen = self.node._cameras[0].statistics
+        seen = self.statistics
         return {
             'fed': seen.received,
             'readable': self.readable,
@@ -141,12 +149,11 @@ class Target:
         }
 
 
-def main() -> dict[str, Any]:
+def main(quick: bool = False, messages: int = 100_000) -> dict[str, Any]:
     """Print the figures and return them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--messages', type=int, default=100_000)
-    arguments = parser.parse_args()
-    rclpy.init()
+    messages = 200 if quick else messages
+    # Signals end the process: rclpy's handlers would end the context alone, under the loop.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     rclpy.logging.set_logger_level('', rclpy.logging.LoggingSeverity.ERROR)
     listener = rclpy.create_node('listener')
     targets = [
@@ -162,7 +169,7 @@ def main() -> dict[str, Any]:
     time.sleep(1.0)
 
     rng, memory = np.random.default_rng(0), []
-    for number in tqdm(range(arguments.messages), unit='image'):
+    for number in tqdm(range(messages), unit='image'):
         targets[number % 2].feed(rng, (number + 1) * 10**8)
         if number % 1000 == 999:
             free_memory()  # what is only kept for later does not count
@@ -187,4 +194,6 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    keep('storm', main())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--messages', type=int, default=100_000)
+    keep('storm', main(messages=parser.parse_args().messages))

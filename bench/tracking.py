@@ -22,13 +22,13 @@ import numpy as np
 import supervision
 import trackers
 
+from masa_ros.demo import scene as demo_scene
+from masa_ros.detectors.masa import DetectorConfig, Encoded, MasaDetector
 from masa_ros.evaluation.metrics import Scores, evaluate
-from masa_ros.models.detector import Detector, DetectorConfig, Encoded
-from masa_ros.replay import demo_scene
-from masa_ros.replay.sources import open_source
+from masa_ros.recordings.sources import open_source
+from masa_ros.recordings.tracks_file import TrackedFrame
 from masa_ros.tracking import Probe, ReleasedConfig, TrackerConfig, make_tracker
 from masa_ros.tracking.geometry import ious
-from masa_ros.tracks_file import TrackedFrame
 from masa_ros.types import Frame, Instances, TrackState
 
 DATA = Path(__file__).parents[2] / 'shared/data'
@@ -45,7 +45,7 @@ class AnyTracker(Protocol):
 
 
 class ByOverlap:
-    """ByteTrack (Zhang et al. 2022) of the package ``trackers``: boxes alone, no looks."""
+    """ByteTrack (Zhang et al. 2022) of the package ``trackers``: boxes alone, no appearance."""
 
     def __init__(self) -> None:
         # As much memory and the same thresholds as the others have.
@@ -87,7 +87,7 @@ WAYS: dict[str, Callable[[], AnyTracker]] = {
     'ByteTrack': ByOverlap,
 }
 WITHOUT: dict[str, dict[str, Any]] = {
-    'looks': {'motion_weight': 1.0},
+    'appearance': {'motion_weight': 1.0},
     'place': {'motion_weight': 0.0},
     'predicted motion': {'predict_motion': False},
     'camera motion': {'camera_motion': False},
@@ -112,13 +112,13 @@ class Prepared(NamedTuple):
     found: Instances
 
 
-def prepare(detector: Detector, frames: list[Frame]) -> list[Prepared]:
+def prepare(detector: MasaDetector, frames: list[Frame]) -> list[Prepared]:
     """Run the network on a recording."""
     encoded = [detector.encode([frame.image])[0] for frame in frames]
     return [Prepared(f, e, detector.find(e)) for f, e in zip(frames, encoded)]
 
 
-def run(detector: Detector, tracker: AnyTracker, frames: list[Prepared]) -> list[TrackedFrame]:
+def run(detector: MasaDetector, tracker: AnyTracker, frames: list[Prepared]) -> list[TrackedFrame]:
     """Track prepared frames."""
     tracked = []
     for index, (frame, encoded, found) in enumerate(frames):
@@ -157,11 +157,11 @@ def boxes_of(labels: Path, shape: tuple[int, int], frames: int) -> list[TrackedF
 
 
 def recordings(
-    kinds: list[str] | None,
+    kinds: list[str] | None, quick: bool = False
 ) -> Iterator[tuple[str, list[Frame], list[TrackedFrame]]]:
     """Give the kind, the frames and the truth of every recording of the kinds, or of all."""
     if not kinds or 'demo' in kinds:
-        frames, truth = zip(*demo_scene.render())
+        frames, truth = zip(*demo_scene.render(frames=4 if quick else demo_scene.FRAMES))
         yield 'demo', list(frames), list(truth)
     for kind in clips.KINDS if not kinds else [k for k in clips.KINDS if k in kinds]:
         for seed in SEEDS:
@@ -191,11 +191,17 @@ def recalled(found: list[TrackedFrame], truth: list[TrackedFrame]) -> list[Track
     return kept
 
 
-def main(ways: list[str] | None = None, kinds: list[str] | None = None) -> dict[str, Any]:
+def main(
+    ways: list[str] | None = None, kinds: list[str] | None = None, quick: bool = False
+) -> dict[str, Any]:
     """Print the tables and return their figures."""
-    detector = Detector.load(DetectorConfig(device='cpu'))
+    if quick:
+        kinds = ['demo']
+    detector = MasaDetector.load(DetectorConfig(device='cpu'))
     figures: dict[str, Any] = {}
-    for kind, group in itertools.groupby(recordings(kinds), key=lambda recording: recording[0]):
+    for kind, group in itertools.groupby(
+        recordings(kinds, quick), key=lambda recording: recording[0]
+    ):
         scores: dict[str, list[Scores]] = {}
         for _, frames, truth in group:
             prepared = prepare(detector, frames)

@@ -18,8 +18,9 @@ ARGUMENTS = [
         default_value=PathJoinSubstitution(
             [FindPackageShare('masa_ros'), 'config', 'tracker.yaml']
         ),
-        description='parameters of the node; the next three stand above it where they are given',
+        description='parameters of the node; the next four stand above it where they are given',
     ),
+    DeclareLaunchArgument('method', default_value='', description='tracking method by name'),
     DeclareLaunchArgument('model', default_value='', description='model by name'),
     DeclareLaunchArgument('device', default_value='', description='auto, cpu, cuda or cuda:N'),
     DeclareLaunchArgument(
@@ -60,7 +61,9 @@ def tracker(context: LaunchContext) -> list[Node]:
         return LaunchConfiguration(name).perform(context)
 
     parameters: dict[str, str | bool] = {
-        name: value(name) for name in ('model', 'device', 'image_transport') if value(name)
+        name: value(name)
+        for name in ('method', 'model', 'device', 'image_transport')
+        if value(name)
     }
     parameters |= {name: value(name) == 'true' for name in ('autostart', 'use_sim_time')}
     node = Node(

@@ -33,3 +33,7 @@ class EngineError(MasaError):
 
 class SourceError(MasaError):
     """A recording (bag, video, folder, tracks file) cannot be read."""
+
+
+class PromptError(MasaError):
+    """A prompt cannot be followed: nothing is there, or no track has its id."""

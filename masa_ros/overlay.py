@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -21,20 +23,28 @@ def colour_of(track_id: int) -> tuple[int, int, int]:
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
-def draw(image: NDArray[np.uint8], tracks: Instances) -> NDArray[np.uint8]:
+def draw(
+    image: NDArray[np.uint8],
+    tracks: Instances,
+    class_names: Mapping[int, str] = MappingProxyType({}),
+) -> NDArray[np.uint8]:
     """Draw tracks over a copy of an image.
 
-    Masks are tinted and outlined, boxes thin, ids at their upper left corner. Tentative and
-    coasted tracks have no tint, lost ones only a grey box.
+    Masks are tinted and outlined, boxes thin, ids and names at their upper left corner. Tentative
+    and coasted tracks have no tint, lost ones only a grey box.
 
     Parameters
     ----------
     image: (H, W, 3) uint8 RGB.
-    tracks: of this image; without tracking (ids 0) all have one colour.
+    tracks: of this image, drawn as far as they lie in it; without tracking (ids 0) all have one
+        colour.
+    class_names: of their labels, where they have any.
 
     """
     canvas = np.ascontiguousarray(image).copy()
-    height = canvas.shape[0]
+    height, width = canvas.shape[:2]
+    finite = np.asarray(np.isfinite(tracks.boxes).all(axis=1))
+    tracks = tracks[finite].clipped(height, width)
     line = max(1, round(height / 480))
     order = range(len(tracks) - 1, -1, -1)  # the best scored last, on top
     for i in order:
@@ -54,17 +64,17 @@ def draw(image: NDArray[np.uint8], tracks: Instances) -> NDArray[np.uint8]:
             canvas, contours, -1, colour.tolist(), line, cv2.LINE_AA, offset=(mask.x, mask.y)
         )
     for i in order:
-        _label(canvas, tracks, i, line)
+        name = class_names.get(int(tracks.labels[i]), '')
+        _label(canvas, tracks, i, f'{tracks.track_ids[i]} {name}'.strip(), line)
     return canvas
 
 
-def _label(canvas: NDArray[np.uint8], tracks: Instances, i: int, line: int) -> None:
-    """Draw the box and the id of one track."""
+def _label(canvas: NDArray[np.uint8], tracks: Instances, i: int, text: str, line: int) -> None:
+    """Draw the box and the text of one track."""
     lost = tracks.states[i] == TrackState.LOST
     colour = (150, 150, 150) if lost else colour_of(int(tracks.track_ids[i]))
     x0, y0, x1, y1 = (round(float(v)) for v in tracks.boxes[i])
     cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), colour, 1, cv2.LINE_AA)
-    text = f'{tracks.track_ids[i]}'
     scale = max(0.35, canvas.shape[0] / 1100)
     (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
     left = min(max(x0, 0), max(canvas.shape[1] - width - 4, 0))

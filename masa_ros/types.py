@@ -1,10 +1,11 @@
-"""The values that travel through the package: ``Frame``, ``Mask``, ``Instances``."""
+"""The values that travel through the package: ``Frame``, ``Instances``, ``Prompt``, ``Result``."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +25,20 @@ class Frame(NamedTuple):
         Time of acquisition, nanoseconds.
     frame_id:
         Name of the camera's optical frame (REP 105), passed through untouched.
+    stamped:
+        False where the camera gave no stamp and ``stamp_ns`` is the time of arrival.
 
     """
 
     image: NDArray[np.uint8]
     stamp_ns: int
     frame_id: str = ''
+    stamped: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the image, pixels."""
+        return self.image.shape[0], self.image.shape[1]
 
 
 class TrackState(enum.IntEnum):
@@ -56,6 +65,7 @@ class Mask:
     """
 
     __slots__ = ('_counts', '_pixels', 'height', 'width', 'x', 'y')
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, x: int, y: int, pixels: NDArray[np.bool_]) -> None:
         self.x, self.y = x, y
@@ -86,6 +96,14 @@ class Mask:
         mask._pixels, mask._counts = None, runs.astype(np.uint32)
         return mask
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether both are the same window with the same pixels."""
+        if not isinstance(other, Mask):
+            return NotImplemented
+        ours = (self.x, self.y, self.width, self.height)
+        theirs = (other.x, other.y, other.width, other.height)
+        return ours == theirs and np.array_equal(self.counts, other.counts)
+
     @property
     def pixels(self) -> NDArray[np.bool_]:
         """The window (height, width), True on the object."""
@@ -114,6 +132,25 @@ class Mask:
         canvas[self.y : self.y + self.height, self.x : self.x + self.width] = self.pixels
         return canvas
 
+    def clipped(self, height: int, width: int) -> Mask:
+        """Return the part that lies in an image of this size; nothing is copied when all does."""
+        x0, y0 = max(self.x, 0), max(self.y, 0)
+        x1, y1 = min(self.x + self.width, width), min(self.y + self.height, height)
+        if (x0, y0, x1 - x0, y1 - y0) == (self.x, self.y, self.width, self.height):
+            return self
+        if x0 >= x1 or y0 >= y1:
+            return Mask(0, 0, np.zeros((0, 0), np.bool_))
+        return Mask(x0, y0, self.pixels[y0 - self.y : y1 - self.y, x0 - self.x : x1 - self.x])
+
+    def scaled(self, x: float, y: float) -> Mask:
+        """Return the mask in an image whose sides are ``x`` and ``y`` times as long."""
+        left, right = round(self.x * x), round((self.x + self.width) * x)
+        top, bottom = round(self.y * y), round((self.y + self.height) * y)
+        rows = np.minimum((np.arange(top, bottom) + 0.5) / y - self.y, self.height - 1)
+        columns = np.minimum((np.arange(left, right) + 0.5) / x - self.x, self.width - 1)
+        index = np.ix_(np.maximum(rows, 0).astype(np.intp), np.maximum(columns, 0).astype(np.intp))
+        return Mask(left, top, self.pixels[index])
+
 
 # Value, type, and shape behind the first axis.
 _DEFAULTS: dict[str, tuple[int, type[np.generic], tuple[int, ...]]] = {
@@ -127,7 +164,7 @@ _DEFAULTS: dict[str, tuple[int, type[np.generic], tuple[int, ...]]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Instances:
     """The objects of one image as parallel arrays of length N, best score first.
 
@@ -182,6 +219,21 @@ class Instances:
         """Return the number of instances."""
         return len(self.boxes)
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether all values are the same, masks pixel by pixel."""
+        if not isinstance(other, Instances):
+            return NotImplemented
+        for field in dataclasses.fields(self):
+            ours, theirs = getattr(self, field.name), getattr(other, field.name)
+            if field.name == 'masks':
+                if ours != theirs:
+                    return False
+            elif not np.array_equal(ours, theirs):
+                return False
+        return True
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none either
+
     @property
     def finite(self) -> NDArray[np.bool_]:
         """True (N,) where box, score and embedding are numbers, not NaN or infinite."""
@@ -211,16 +263,34 @@ class Instances:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Instances]) -> Instances:
-        """Join instances of one image; there are masks where the first part has them."""
+        """Join instances of one image; embeddings must have one length.
+
+        Parts without instances say nothing. There are masks where any other part has them.
+        """
+        parts = [part for part in parts if len(part)] or list(parts[:1])
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             columns = [getattr(part, field.name) for part in parts]
             if field.name != 'masks':
                 values[field.name] = np.concatenate(columns)
-            elif columns[0] is not None:
+            elif any(column is not None for column in columns):
                 masks = (c or (None,) * len(part) for c, part in zip(columns, parts))
                 values[field.name] = tuple(mask for some in masks for mask in some)
         return cls(**values)
+
+    def clipped(self, height: int, width: int) -> Instances:
+        """Return what lies in an image of this size: boxes and masks cut to it.
+
+        Boxes without an area in the image are left out.
+        """
+        limits = np.array((width, height, width, height), np.float32)
+        boxes = np.clip(self.boxes, 0, limits)
+        inside = np.asarray((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+        masks = self.masks
+        if masks is not None:
+            masks = tuple(mask and mask.clipped(height, width) for mask in masks)
+        cut = dataclasses.replace(self, boxes=boxes, masks=masks)
+        return cut if inside.all() else cut[inside]
 
     @classmethod
     def empty(cls, embedding_size: int = 0) -> Instances:
@@ -230,3 +300,74 @@ class Instances:
             embeddings=np.zeros((0, embedding_size), np.float32),
             masks=(),
         )
+
+
+class Result(NamedTuple):
+    """What a session says of one frame, which may be an earlier one than the last it was given.
+
+    Attributes
+    ----------
+    frame:
+        The frame that the tracks are of.
+    tracks:
+        With ids and states, best score first.
+    class_names:
+        Names of the labels, where they have any.
+
+    """
+
+    frame: Frame
+    tracks: Instances
+    class_names: Mapping[int, str] = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prompt:
+    """What somebody points at, or names, in one frame of a stream.
+
+    Attributes
+    ----------
+    stamp_ns:
+        Of the frame that it was made on.
+    track_id:
+        The track that is corrected; 0 for a new object.
+    points:
+        (N, 2) float32, x y in pixels of the image.
+    positive:
+        (N,) bool, False where a point says what does not belong to the object.
+    box:
+        (4,) float32 xyxy pixels, or None.
+    mask:
+        Or None.
+    text:
+        Words for what is meant; alone: everything that answers to them.
+
+    """
+
+    stamp_ns: int
+    track_id: int = 0
+    points: NDArray[np.float32] = dataclasses.field(
+        default_factory=lambda: np.zeros((0, 2), np.float32)
+    )
+    positive: NDArray[np.bool_] = None  # type: ignore[assignment]  # filled below
+    box: NDArray[np.float32] | None = None
+    mask: Mask | None = None
+    text: str = ''
+
+    def __post_init__(self) -> None:
+        """Take points without signs for positive; raises ValueError where the signs are short."""
+        if self.positive is None:
+            object.__setattr__(self, 'positive', np.ones(len(self.points), np.bool_))
+        if len(self.positive) != len(self.points):
+            raise ValueError(f'{len(self.points)} points with {len(self.positive)} signs')
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What it is made of: of 'point', 'box', 'mask' and 'text'."""
+        given = {
+            'point': len(self.points) > 0,
+            'box': self.box is not None,
+            'mask': self.mask is not None,
+            'text': bool(self.text),
+        }
+        return frozenset(kind for kind, there in given.items() if there)

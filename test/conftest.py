@@ -9,6 +9,10 @@ import sys
 os.environ['ROS_DOMAIN_ID'] = str(random.SystemRandom().randint(2, 100))
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 
+# Before torch is imported: threads that wait for each other must not keep the cores busy that
+# other processes of the tests need.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 import numpy as np
 import pytest
 import torch

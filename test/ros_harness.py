@@ -9,6 +9,7 @@ import rclpy
 from conftest import scene
 from diagnostic_msgs.msg import DiagnosticArray
 from masa_ros.msg import TrackedInstanceArray
+from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
@@ -24,10 +25,10 @@ SECOND = 1_000_000_000
 class Harness:
     """Publishes images to a node and keeps what it answers."""
 
-    def __init__(self, overrides, build=None):
+    def __init__(self, overrides, load=None):
         self.context = rclpy.Context()
         rclpy.init(args=[], context=self.context)
-        options = {'build': build} if build else {}
+        options = {'load': load} if load else {}
         self.node = TrackerNode(
             context=self.context,
             parameter_overrides=[Parameter(name, value=v) for name, v in overrides.items()],
@@ -91,6 +92,15 @@ class Harness:
         self.until(lambda: len(self.tracks) > before, 5.0)
         return self.tracks[-1] if len(self.tracks) > before else None
 
+    @property
+    def cameras(self):
+        """Cameras of the node, none while it is not configured."""
+        return self.node._work.cameras if self.node._work is not None else []
+
+    def waits(self, camera):
+        """Whether an image waits for its turn."""
+        return self.node._work is not None and self.node._work.waiting(camera) > 0
+
     def report(self, key):
         """A value of the newest diagnostics, '' when it is not there."""
         for message in reversed(self.diagnostics):
@@ -98,6 +108,37 @@ class Harness:
                 if status.name == 'masa_tracker':
                     return next((v.value for v in status.values if v.key == key), '')
         return ''
+
+
+def tracking(weights, **overrides):
+    """A node that tracks all that random weights find, unless it does not start by itself."""
+    parameters = {
+        **{'weights': str(weights), 'device': 'cpu', 'input_size': 192},
+        **{'score_threshold': 0.0, 'init_score_thr': 0.0, 'obj_score_thr': 0.0},
+        'publish_tentative': True,
+    }
+    made = Harness(parameters | overrides)
+    if made.node.get_parameter('autostart').value:
+        made.wait_until_tracking()
+    return made
+
+
+def call(harness, kind, name, request):
+    client = harness.peer.create_client(kind, name)
+    assert client.wait_for_service(10)
+    future = client.call_async(request)
+    assert harness.until(future.done, 30)
+    return future.result()
+
+
+def warned(capfd, words):
+    """Lines with these words that the node logged since the last call."""
+    return [line for line in capfd.readouterr().err.splitlines() if words in line]
+
+
+def set_parameter(harness, name, value):
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    return call(harness, SetParameters, '/masa_tracker/set_parameters', request).results[0]
 
 
 class Peer:

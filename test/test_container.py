@@ -2,11 +2,13 @@
 
 import contextlib
 import threading
+from types import SimpleNamespace
 
 import pytest
 import rclpy
 from conftest import scene
 from rclpy.executors import ExternalShutdownException
+from rclpy.logging import LoggingSeverity
 from rclpy.parameter import Parameter
 from ros_harness import Peer
 
@@ -81,3 +83,28 @@ def test_what_cannot_be_loaded_is_named(container, plugin, parameters, words):
     with pytest.raises(ConfigError, match=words):
         container.load(plugin, parameters=parameters)
     assert not container.loaded
+
+
+def request(weights, **fields):
+    """What composition_interfaces/srv/LoadNode asks for."""
+    given = {'plugin_name': TRACKER, 'node_name': 'eyes', 'node_namespace': '', 'log_level': 0}
+    given |= {'remap_rules': [], 'extra_arguments': []}
+    given['parameters'] = [each.to_parameter_msg() for each in options(weights)]
+    return SimpleNamespace(**given | fields)
+
+
+def test_the_log_level_and_extra_arguments_of_a_request_are_obeyed(
+    container, seeded_weights, capfd
+):
+    extra = [
+        Parameter('use_intra_process_comms', value=True).to_parameter_msg(),
+        Parameter('colour', value='red').to_parameter_msg(),
+    ]
+    asked = request(seeded_weights, log_level=40, extra_arguments=extra)
+    answer = container._on_load(asked, SimpleNamespace())
+    assert answer.success and answer.full_node_name == '/eyes'
+    node = container.loaded[answer.unique_id]
+    assert node.get_logger().get_effective_level() == LoggingSeverity.ERROR
+    assert 'mean nothing here: colour' in capfd.readouterr().err
+    wrong = container._on_load(request(seeded_weights, log_level=7), SimpleNamespace())
+    assert not wrong.success and 'log_level is 7' in wrong.error_message

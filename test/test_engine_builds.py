@@ -13,9 +13,9 @@ import torch
 from no_gpu import pretended_gpu
 
 from masa_ros.engines.tensorrt import TensorRT, export
+from masa_ros.models.masa_stages import masa_stages
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.precision import PRECISIONS, storage
-from masa_ros.models.stages import stages_of
 from masa_ros.models.zoo import model_config
 
 pytestmark = [
@@ -42,7 +42,7 @@ def shallow(name, **backbone):
 
 
 # The released models share their heads: built with all of them would be built several times.
-ALL, IMAGE = ('image', 'boxes', 'looks', 'masks'), ('image',)
+ALL, IMAGE = ('image', 'boxes', 'embeddings', 'masks'), ('image',)
 CASES = {
     'masa_nano fp32': (model_config('masa_nano'), 'fp32', (384, 512), ALL),
     'masa_nano fp16': (model_config('masa_nano'), 'fp16', (384, 512), ALL),
@@ -93,7 +93,7 @@ def test_all_stages_become_engines(case):
     made = {'images': images}
     if network.masks is not None and network.masks.reads_pooled:
         made['pooled'] = torch.zeros(3, model.network.channels, 7, 7, dtype=dtype)
-    for name, stage in stages_of(network, model).items():
+    for name, stage in masa_stages(network, model).items():
         if name not in names:
             continue
         inputs = example(stage, made, dtype)

@@ -1,190 +1,35 @@
-"""Engines: the forms that convert, the checks before use, the cache."""
+"""Engines: the checks before use, building while images come, failing, the command."""
 
 import copy
-import dataclasses
-import json
-import multiprocessing
-import os
-import resource
-import signal
+import threading
 import time
-from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
-import torchvision
 from conftest import scene
+from engine_kit import (
+    SHAPE,
+    SIZE,
+    STAGES,
+    detector,
+    engines_of,
+    registered,
+    wait_until,
+)
 
-from masa_ros.cli import main
-from masa_ros.engines import prepare, runtimes, trust
-from masa_ros.engines.cache import EngineCache, Stored
+from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.engines import runtimes, trust
+from masa_ros.engines.calibration_set import calibration_images
 from masa_ros.engines.prepare import EngineConfig, Engines
-from masa_ros.errors import ConfigError, EngineError, ImageError
-from masa_ros.models import checkpoints
-from masa_ros.models.configs import SamConfig
-from masa_ros.models.detector import Detector, DetectorConfig
-from masa_ros.models.forms import portable_forms
-from masa_ros.models.network import MasaNetwork
+from masa_ros.errors import ConfigError, EngineError, ImageError, WeightsError
+from masa_ros.models.masa_stages import masa_stages
 from masa_ros.models.precision import PRECISIONS, storage
-from masa_ros.models.sampling import ModulatedDeformConv, RoIAlign, roi_levels
-from masa_ros.models.stages import Eager, stages_of
-from masa_ros.models.zoo import model_config
+from masa_ros.models.stages import Case, Eager, Stage
 
-SIZE = (240, 320)
-
-
-def detector(precision='fp32', seed=0, spoil=None):
-    """masa_nano with random weights that find many boxes."""
-    torch.manual_seed(seed)
-    model = model_config('masa_nano')
-    network = MasaNetwork(model.network)
-    torch.nn.init.normal_(network.boxes.cls.weight, std=0.5)
-    if spoil:
-        spoil(network)
-    config = DetectorConfig(device='cpu', precision=precision, input_size=256)
-    return Detector(model, network, config, 'cpu')
-
-
-class Recorded:
-    """A runtime that keeps something on disk, runs eagerly and remembers what it was asked."""
-
-    name, keeps = 'recorded', True
-
-    def __init__(self):
-        self.built, self.loaded, self.delay = [], [], 0.0
-        self.stages = {}
-
-    def missing(self, device):
-        return ''
-
-    def version(self):
-        return '1'
-
-    def build(self, stage, inputs):
-        time.sleep(self.delay)
-        self.built.append(stage.name)
-        self.stages[stage.name] = stage
-        return f'engine of {stage.name}'.encode()
-
-    def load(self, stage, data, dtype, device):
-        if data != f'engine of {stage.name}'.encode():
-            raise EngineError(f'{stage.name}: TensorRT does not accept the engine')
-        self.loaded.append(stage.name)
-        return Eager(stage, dtype)
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    recorded = Recorded()
-    monkeypatch.setitem(runtimes.RUNTIMES, 'recorded', recorded)
-    return recorded
-
-
-def engines_of(found, folder, precision='fp32', **options):
-    lines = []
-    engines = Engines(
-        found,
-        EngineConfig(runtime='recorded', folder=str(folder), **options),
-        lines.append,
-        reference=detector,
-    )
-    return engines, lines
-
-
-STAGES = ['image', 'boxes', 'looks', 'masks']
-
-
-# The forms that convert
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
-@pytest.mark.parametrize('stride', [1, 2])
-def test_the_portable_deformable_convolution_equals_torchvision(stride, dtype):
-    torch.manual_seed(0)
-    conv = ModulatedDeformConv(16, 8, stride)
-    x = torch.randn(1, 16, 17, 23)
-    rows, columns = -(-17 // stride), -(-23 // stride)
-    offset, mask = torch.randn(1, 18, rows, columns) * 2, torch.rand(1, 9, rows, columns)
-    expected = torchvision.ops.deform_conv2d(
-        x, offset, conv.weight, stride=stride, padding=1, mask=mask
-    )
-    with portable_forms():
-        found = conv.to(dtype)(x.to(dtype), offset.to(dtype), mask.to(dtype))
-    assert found.dtype == dtype
-    limit = 1e-4 if dtype == torch.float32 else 0.01 * float(expected.detach().std())
-    torch.testing.assert_close(found.float(), expected, atol=limit, rtol=0)
-
-
-def roi_cases():
-    """Boxes of all sizes, up to four times as long as wide, and the maps they lie on."""
-    generator = torch.Generator().manual_seed(0)
-    strides = (4, 8, 16, 32)
-    levels = [torch.randn(1, 6, 800 // s, 1024 // s, generator=generator) for s in strides]
-    side = 10 ** (1 + 1.8 * torch.rand(300, generator=generator))
-    shape = 2 ** (2 * torch.rand(300, generator=generator) - 1)
-    corner = torch.rand(300, 2, generator=generator) * torch.tensor([900.0, 700.0])
-    boxes = torch.cat((corner, corner + torch.stack((side * shape, side / shape), 1)), 1)
-    return strides, levels, boxes, shape
-
-
-def adaptive(strides, levels, boxes):
-    parts = []
-    for i, level in enumerate(roi_levels(boxes, len(strides)).long().tolist()):
-        roi = torch.cat((torch.zeros(1), boxes[i]))[None]
-        scale = 1 / strides[level]
-        parts.append(torchvision.ops.roi_align(levels[level], roi, 7, scale, 0, aligned=True)[0])
-    return torch.stack(parts)
-
-
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
-def test_the_portable_roi_align_is_exact_where_its_grid_suffices(dtype):
-    strides, levels, boxes, _ = roi_cases()
-    align, scale = RoIAlign(7, strides, 0), torch.tensor([1.0 / s for s in strides])
-    sides = (boxes[:, 2:] - boxes[:, :2]) * scale[roi_levels(boxes, 4).long()][:, None]
-    enough = ((sides / 7).ceil() <= RoIAlign.MOST).all(1)
-    assert 0.6 < enough.float().mean() < 0.95  # both kinds are there
-    expected = adaptive(strides, levels, boxes)
-    with portable_forms():
-        index = torch.zeros(len(boxes), dtype=torch.long)
-        found = align([x.to(dtype) for x in levels], boxes, index).float()
-    limit = 1e-4 if dtype == torch.float32 else 0.01
-    torch.testing.assert_close(found[enough], expected[enough], atol=limit, rtol=0)
-    # Beyond, the cell's average is taken over fewer points: other numbers of the same thing.
-    cosine = torch.cosine_similarity(found[~enough].flatten(1), expected[~enough].flatten(1))
-    assert 0.6 < cosine.min() < 0.9999
-
-
-def test_the_portable_attention_equals_the_fused_one():
-    sam = pytest.importorskip('masa_ros.models.sam')
-    torch.manual_seed(0)
-    attention = sam.FusedAttention(32, 4, use_rel_pos=True, input_size=(8, 8))
-    torch.nn.init.normal_(attention.rel_pos_h)
-    torch.nn.init.normal_(attention.rel_pos_w)
-    x = torch.randn(2, 8, 8, 32)
-    fused = attention(x)
-    with portable_forms():
-        torch.testing.assert_close(attention(x), fused, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize('precision', ['fp16', 'mixed'])
-def test_half_precision_keeps_its_islands(precision):
-    config = SamConfig(
-        width=32, depth=2, heads=2, global_blocks=(1,), taps=(0, 0, 1, 1), image_size=64
-    )
-    model = model_config('masa_sam_vitb')
-    network = MasaNetwork(dataclasses.replace(model.network, backbone=config)).eval()
-    halved = PRECISIONS[precision](copy.deepcopy(network))
-    norms = [m for m in halved.modules() if type(m).__name__ in ('LayerNorm', 'LayerNorm2d')]
-    assert len(norms) > 8 and all(m.weight.dtype == torch.float32 for m in norms)
-    fourier = halved.masks.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
-    assert fourier.dtype == torch.float32
-    convolution = halved.fusion[0].mid.norm, halved.backbone.patch_embed.proj
-    assert [m.weight.dtype for m in convolution] == [torch.float32, torch.float16]
-    # A channel norm of values whose squares leave the range of half precision.
-    big = torch.randn(1, 256, 4, 4) * 300
-    norm = next(m for m in halved.backbone.neck if type(m).__name__ == 'LayerNorm2d')
-    assert norm(big.to(storage(precision))).isfinite().all()
+runtime = pytest.fixture(name='runtime')(registered)
+IMAGE = scene(size=SHAPE)
 
 
 # Checks
@@ -192,12 +37,12 @@ def test_half_precision_keeps_its_islands(precision):
 
 def test_the_check_accepts_the_same_network_and_half_of_it():
     reference = detector()
-    samples = trust.make_samples(reference, [reference.preprocess(scene())])
+    cases = reference.cases([IMAGE])
     for precision in ('fp32', 'fp16'):
-        twin = PRECISIONS[precision](copy.deepcopy(reference.network))
-        for name, stage in stages_of(twin, reference.model).items():
-            measures = trust.compare(name, Eager(stage, storage(precision)), samples)
-            assert measures and all(m.good for m in measures), [str(m) for m in measures]
+        for name, stage in reference.stages_in(precision).items():
+            measures = trust.compare(stage, Eager(stage, storage(precision)), cases)
+            assert [m.name for m in measures] == list(stage.limits), name
+            assert all(m.good for m in measures), [str(m) for m in measures]
             if precision == 'fp32':
                 assert all(m.value > 0.99999 for m in measures)
 
@@ -205,58 +50,77 @@ def test_the_check_accepts_the_same_network_and_half_of_it():
 @pytest.mark.parametrize(
     'stage, part',
     [
-        ('image', 'network.pyramid.output.0.conv'),
-        ('image', 'network.proposals.cls'),
+        ('image', 'pyramid.output.0.conv'),
+        ('image', 'proposals.cls'),
         ('boxes', 'head.reg'),
         ('boxes', 'head.cls'),
-        ('looks', 'embed.embed'),
+        ('embeddings', 'embed.embed'),
         ('masks', 'head.logits'),
     ],
 )
 def test_the_check_refuses_wrong_numbers(stage, part):
-    reference = Detector.load(DetectorConfig(device='cpu'))  # what it knows can be forgotten
-    samples = trust.make_samples(reference, [reference.preprocess(scene())])
+    reference = MasaDetector.load(DetectorConfig(device='cpu'))  # what it knows can be forgotten
+    cases = reference.cases([scene(size=(384, 512))])
     twin = copy.deepcopy(reference.network)
-    wrong = stages_of(twin, reference.model)[stage]
+    wrong = masa_stages(twin, reference.model)[stage]
     with torch.no_grad():
         layer = wrong.get_submodule(part)
         layer.weight += torch.randn_like(layer.weight) * layer.weight.std() * 2
-    measures = trust.compare(stage, Eager(wrong, torch.float32), samples)
+    measures = trust.compare(wrong, Eager(wrong, torch.float32), cases)
     assert not all(m.good for m in measures)
 
 
 def test_the_check_refuses_what_is_not_a_number():
     reference = detector()
-    samples = trust.make_samples(reference, [reference.preprocess(scene())])
 
     def broken(**tensors):
-        found = reference.eager['looks'](**tensors)
+        found = reference.eager['embeddings'](**tensors)
         found['embeddings'][0, 0] = float('nan')
         return found
 
-    assert not any(m.good for m in trust.compare('looks', broken, samples))
+    measures = trust.compare(reference.stages['embeddings'], broken, reference.cases([IMAGE]))
+    assert measures and not any(m.good for m in measures)
 
 
-# From disk or built
+def test_the_worst_case_decides():
+    reference = detector()
+    cases = reference.cases([IMAGE, np.flip(IMAGE).copy()])
+    calls = []
+
+    def once_wrong(**tensors):
+        calls.append(tensors)
+        found = reference.eager['masks'](**tensors)
+        return {'masks': -found['masks'] if len(calls) == 1 else found['masks']}
+
+    measures = trust.compare(reference.stages['masks'], once_wrong, cases)
+    assert len(calls) == 2 and not any(m.good for m in measures)
+
+
+def test_precisions_that_are_tried_get_more_exact():
+    stages = detector().stages
+    assert stages['image'].precisions('fp16') == ['fp16', 'mixed', 'fp32']
+    assert stages['boxes'].precisions('fp16') == ['fp16', 'fp32']
+    assert stages['boxes'].precisions('mixed') == ['mixed', 'fp32']
+    assert stages['image'].precisions('fp32') == ['fp32']
+
+
+# Built, refused
 
 
 def test_engines_are_built_once_and_change_nothing(runtime, tmp_path):
     found, image = detector(), scene(size=SIZE)
     expected = found(image)
-    engines, lines = engines_of(found, tmp_path / 'engines')
-    prepared = engines.prepare(*SIZE)
+    engines, lines = engines_of(found, tmp_path)
+    prepared = engines.prepare(SHAPE)
     assert runtime.built == STAGES
     assert [p.origin for p in prepared] == ['built'] * 4
     assert any('embedding cosine' in line for line in lines)
     again = found(image)
+    assert runtime.loaded == STAGES and engines.runs(SHAPE) is not found.eager
     np.testing.assert_allclose(again.boxes, expected.boxes, atol=1e-3)
     np.testing.assert_allclose(again.embeddings, expected.embeddings, atol=1e-4)
-
-    second, _ = engines_of(detector(), tmp_path / 'engines')
-    assert [p.origin for p in second.prepare(*SIZE)] == ['kept'] * 4
+    assert engines.prepare(SHAPE) == engines.prepared == prepared
     assert runtime.built == STAGES
-    assert oct((tmp_path / 'engines').stat().st_mode)[-3:] == '700'
-    assert {oct(f.stat().st_mode)[-3:] for f in (tmp_path / 'engines').iterdir()} == {'600'}
 
 
 def overflowing(network):
@@ -268,15 +132,8 @@ def overflowing(network):
 
 
 def test_what_overflows_in_half_precision_is_built_in_full(runtime, tmp_path):
-    found = detector('fp16', spoil=overflowing)
-    lines = []
-    engines = Engines(
-        found,
-        EngineConfig(runtime='recorded', folder=str(tmp_path)),
-        lines.append,
-        reference=lambda: detector(spoil=overflowing),
-    )
-    prepared = {p.stage: p for p in engines.prepare(*SIZE)}
+    engines, lines = engines_of(detector('fp16', spoil=overflowing), tmp_path)
+    prepared = {p.stage: p for p in engines.prepare(SHAPE)}
     assert prepared['image'].precision == 'fp32'
     assert [note.split()[0] for note in prepared['image'].notes] == ['fp16', 'mixed']
     assert 'nan' in prepared['image'].notes[0]
@@ -289,194 +146,29 @@ def test_what_never_agrees_is_refused_and_run_by_pytorch(runtime, tmp_path):
     found = detector()
     expected = found(scene(size=SIZE))
     engines, _ = engines_of(found, tmp_path)
-
-    class Off(Eager):
-        def __call__(self, **tensors):
-            return {k: torch.randn_like(v) for k, v in super().__call__(**tensors).items()}
-
-    runtime.load = lambda stage, data, dtype, device: Off(stage, dtype)
-    prepared = engines.prepare(*SIZE)
+    runtime.wrap = lambda run: (
+        lambda **tensors: {name: torch.randn_like(value) for name, value in run(**tensors).items()}
+    )
+    prepared = engines.prepare(SHAPE)
     assert {p.origin for p in prepared} == {'refused'} and engines.failed
     np.testing.assert_allclose(found(scene(size=SIZE)).boxes, expected.boxes, atol=1e-4)
     built = len(runtime.built)
     again, _ = engines_of(detector(), tmp_path)
-    assert [p.origin for p in again.prepare(*SIZE)] == ['kept'] * 4  # nor is it tried again
+    assert [p.origin for p in again.prepare(SHAPE)] == ['kept'] * 4  # nor is it tried again
     assert len(runtime.built) == built and again.failed
 
 
-def test_what_failed_for_the_moment_is_tried_again(runtime, tmp_path):
-    build = runtime.build
-
+def test_what_failed_for_the_moment_is_tried_again(runtime, tmp_path, monkeypatch):
     def without_memory(stage, inputs):
         raise RuntimeError('CUDA out of memory\nand much more')
 
-    runtime.build = without_memory
-    prepared = engines_of(detector(), tmp_path)[0].prepare(*SIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, 'build', without_memory)
+        prepared = engines_of(detector(), tmp_path)[0].prepare(SHAPE)
     assert {p.origin for p in prepared} == {'refused'}
     assert prepared[0].notes == ('fp32 failed: RuntimeError: CUDA out of memory',)
-    runtime.build = build
     again, _ = engines_of(detector(), tmp_path)
-    assert [p.origin for p in again.prepare(*SIZE)] == ['built'] * 4
-    assert again.prepare(SIZE[0] * 2, SIZE[1] * 2) == again.prepared  # the same network input
-    assert runtime.built == STAGES
-
-
-def spoiled(folder, spoil):
-    """Change all engines in a folder."""
-    for file in Path(folder).glob('*.engine'):
-        file.write_bytes(spoil(file.read_bytes()))
-
-
-@pytest.mark.parametrize(
-    'spoil',
-    [
-        lambda data: data[: len(data) // 2],
-        lambda data: b'',
-        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
-        lambda data: b'\x80\x04' + data,
-        lambda data: data.replace(b'"stage"', b'"stXge"'),
-    ],
-    ids=['cut', 'empty', 'one bit', 'foreign', 'record'],
-)
-def test_a_damaged_engine_is_built_again(runtime, tmp_path, spoil):
-    engines_of(detector(), tmp_path)[0].prepare(*SIZE)
-    spoiled(tmp_path, spoil)
-    engines, lines = engines_of(detector(), tmp_path)
-    assert [p.origin for p in engines.prepare(*SIZE)] == ['built'] * 4
-    assert sum('damaged' in line for line in lines) == 4
-    assert [p.origin for p in engines_of(detector(), tmp_path)[0].prepare(*SIZE)] == ['kept'] * 4
-
-
-def test_an_engine_that_the_runtime_does_not_accept_is_built_again(runtime, tmp_path):
-    engines_of(detector(), tmp_path)[0].prepare(*SIZE)
-    runtime.load, good = refuse_once(runtime.load), runtime.load
-    engines, lines = engines_of(detector(), tmp_path)
-    assert [p.origin for p in engines.prepare(*SIZE)] == ['built', 'kept', 'kept', 'kept']
-    assert any('does not accept' in line and 'built again' in line for line in lines)
-    assert good
-
-
-def refuse_once(load):
-    calls = []
-
-    def loading(*arguments):
-        calls.append(arguments)
-        if len(calls) == 1:
-            raise EngineError('image: TensorRT does not accept the engine')
-        return load(*arguments)
-
-    return loading
-
-
-@pytest.mark.parametrize('what', ['runtime', 'code', 'weights', 'size', 'limits'])
-def test_an_engine_of_other_circumstances_is_not_used(runtime, tmp_path, what, monkeypatch):
-    engines_of(detector(), tmp_path)[0].prepare(*SIZE)
-    size, found = SIZE, detector()
-    if what == 'runtime':
-        runtime.version = lambda: '2'
-    elif what == 'code':
-        monkeypatch.setattr(prepare.cache, 'code_version', lambda: 'another')
-    elif what == 'weights':
-        with torch.no_grad():
-            found.network.embed.embed.bias += 1e-6
-    elif what == 'limits':
-        monkeypatch.setitem(trust.LIMITS, 'mask IoU, least', 0.81)
-    else:
-        size = (320, 240)
-    engines, _ = engines_of(found, tmp_path)
-    assert [p.origin for p in engines.prepare(*size)] == ['built'] * 4
-
-
-def test_an_engine_of_somebody_else_is_not_used(runtime, tmp_path):
-    engines_of(detector(), tmp_path)[0].prepare(*SIZE)
-    files = sorted(tmp_path.glob('*.engine'))
-    files[0].chmod(0o666)
-    target = files[1].rename(tmp_path / 'elsewhere')
-    files[1].symlink_to(target)
-    foreign = 2
-    if os.getuid() == 0:
-        os.chown(files[2], 12345, 12345)
-        foreign = 3
-    engines, lines = engines_of(detector(), tmp_path)
-    assert sum(p.origin == 'built' for p in engines.prepare(*SIZE)) == foreign
-    assert sum('not used' in line for line in lines) == foreign
-
-
-def build_in_a_process(folder, results):
-    recorded = Recorded()
-    recorded.delay = 0.5
-    runtimes.RUNTIMES['recorded'] = recorded
-    torch.set_num_threads(1)
-    engines, _ = engines_of(detector(), folder)
-    prepared = engines.prepare(*SIZE)
-    results.put([p.origin for p in prepared])
-
-
-def test_two_processes_build_each_engine_once(tmp_path):
-    context = multiprocessing.get_context('spawn')
-    results = context.Queue()
-    processes = [
-        context.Process(target=build_in_a_process, args=(tmp_path, results)) for _ in range(2)
-    ]
-    for process in processes:
-        process.start()
-    origins = [results.get(timeout=120) for _ in processes]
-    for process in processes:
-        process.join()
-    assert sorted(origins[0] + origins[1]) == ['built'] * 4 + ['kept'] * 4
-    assert not list(tmp_path.glob('*.part'))
-
-
-def test_a_folder_that_cannot_be_written_costs_only_time(runtime, tmp_path):
-    found = detector()
-    engines, lines = engines_of(found, '/proc/masa_ros/engines')
-    assert [p.origin for p in engines.prepare(*SIZE)] == ['built'] * 4
-    assert sum('is not kept' in line for line in lines) == 4
-    assert found.engines
-
-
-def write_until_full(folder, results):
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    store = EngineCache(folder)
-    results.put((store.write('big', Stored({}, bytes(5000))), store.problem))
-
-
-def test_a_full_disk_leaves_nothing_half_written(tmp_path):
-    EngineCache(tmp_path).write('big', Stored({'old': True}, b'old'))
-    context = multiprocessing.get_context('spawn')
-    results = context.Queue()
-    process = context.Process(target=write_until_full, args=(tmp_path, results))
-    process.start()
-    written, problem = results.get(timeout=60)
-    process.join()
-    assert written is None and 'not kept' in problem
-    assert [f.name for f in tmp_path.iterdir()] == ['big.engine']
-    assert EngineCache(tmp_path).read('big').data == b'old'
-
-
-def write_for_ever(folder):
-    model = model_config('masa_nano')
-    network = MasaNetwork(model.network)
-    while True:
-        EngineCache(folder).write('big', Stored({}, bytes(10_000_000)))
-        checkpoints.save(network, folder / 'weights.safetensors', {'model': model.name})
-
-
-def test_a_kill_leaves_no_half_written_engine_or_weights(tmp_path):
-    weights, model = tmp_path / 'weights.safetensors', model_config('masa_nano')
-    process = multiprocessing.get_context('spawn').Process(target=write_for_ever, args=(tmp_path,))
-    process.start()
-    end = time.monotonic() + 60
-    while not weights.exists() and time.monotonic() < end:
-        time.sleep(0.01)
-    for _ in range(50):  # others may look at any time
-        assert len(EngineCache(tmp_path).read('big').data) == 10_000_000
-        checkpoints.load(MasaNetwork(model.network), weights, model)
-    process.kill()
-    process.join()
-    assert len(EngineCache(tmp_path).read('big').data) == 10_000_000
-    checkpoints.load(MasaNetwork(model.network), weights, model)
+    assert [p.origin for p in again.prepare(SHAPE)] == ['built'] * 4
 
 
 def test_several_images_at_once_are_the_same_as_one_by_one(runtime, tmp_path):
@@ -484,7 +176,7 @@ def test_several_images_at_once_are_the_same_as_one_by_one(runtime, tmp_path):
     alone = [found(image) for image in images]
     for compiled in (False, True):
         if compiled:
-            engines_of(found, tmp_path)[0].prepare(*SIZE)
+            engines_of(found, tmp_path)[0].prepare(SHAPE)
         together = [found.find(encoded) for encoded in found.encode(images)]
         for one, other in zip(alone, together):
             np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)
@@ -493,23 +185,49 @@ def test_several_images_at_once_are_the_same_as_one_by_one(runtime, tmp_path):
         found.encode([images[0], images[0][:100]])
 
 
-# torch.compile, which keeps nothing on disk
+class Halves(Stage):
+    """The one stage of ``Toy``."""
+
+    name, inputs, outputs = 'halves', ('image',), ('half',)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 2, 1)
+
+    def forward(self, image):
+        return (self.layer(image)[..., ::2],)
 
 
-@pytest.mark.engines
-def test_torch_compile_takes_any_number_of_boxes():
-    reference = detector()
-    encoded = reference.encode([scene()])[0]
-    stage = reference.stages['looks']
-    run = runtimes.RUNTIMES['compile'].load(stage, b'', torch.float32, 'cpu')
-    levels = {name: encoded.tensors[name] for name in stage.inputs[1:]}
-    boxes = torch.tensor([[10.0, 20, 100, 90], [0, 0, 250, 180], [60, 60, 64, 63]])
-    with torch.inference_mode():
-        for count in (3, 1, 2):
-            found = run(boxes=boxes[:count], **levels)
-            expected = reference.eager['looks'](boxes=boxes[:count], **levels)
-            for name in stage.outputs:
-                torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+class Toy:
+    """A network of nobody's: all that the engines may know is here."""
+
+    name, device, precision = 'toy', 'cpu', 'fp32'
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.stages = {'halves': Halves()}
+        self.eager = {name: Eager(stage, torch.float32) for name, stage in self.stages.items()}
+
+    def reference(self):
+        return self
+
+    @torch.inference_mode()
+    def cases(self, images):
+        return [self.case(torch.from_numpy(x).permute(2, 0, 1)[None] / 255) for x in images]
+
+    def case(self, image):
+        return Case({'halves': {'image': image}}, {'halves': self.eager['halves'](image=image)})
+
+    def stages_in(self, precision):
+        return {name: PRECISIONS[precision](copy.deepcopy(s)) for name, s in self.stages.items()}
+
+
+def test_any_network_in_stages_gets_engines(runtime, tmp_path):
+    engines, _ = engines_of(Toy(), tmp_path)
+    (done,) = engines.prepare((32, 48))
+    assert done.origin == 'built' and done.agreement[0].startswith('cosine, least 1.0')
+    run = engines.runs((32, 48))['halves']
+    assert run(image=torch.zeros(1, 3, 32, 48))['half'].shape == (1, 2, 32, 24)
 
 
 # While images come
@@ -517,39 +235,183 @@ def test_torch_compile_takes_any_number_of_boxes():
 
 def test_a_warm_start_runs_eagerly_until_the_engines_are_there(runtime, tmp_path):
     runtime.delay = 0.3
-    found, image = detector(), scene(size=SIZE)
+    found, image, told = detector(), scene(size=SIZE), set()
     engines, _ = engines_of(found, tmp_path)
-    engines.meet(*SIZE)
-    assert engines.busy and not found.engines
     assert len(found(image)) > 0
+    assert engines.busy and engines.runs(SHAPE) is found.eager
     while engines.busy:
-        assert not engines.status or 'building' in engines.status or 'eager' in engines.status
-        engines.meet(*SIZE)
+        told.add(engines.status.split(',')[0])
+        assert engines.runs(SHAPE) is found.eager or not engines.busy
         time.sleep(0.01)
-    assert list(found.engines) == [(192, 256)]
+    assert {f'building {name} (recorded fp32)' for name in STAGES} <= told
     assert engines.status == ', '.join(f'{name} recorded fp32' for name in STAGES)
-    engines.meet(*SIZE)
+    found(image)
     assert not engines.busy and runtime.built == STAGES
 
 
 def test_without_a_warm_start_the_first_image_waits(runtime, tmp_path):
     found = detector()
     engines, _ = engines_of(found, tmp_path, warm_start=False)
-    engines.meet(*SIZE)
-    assert found.engines and not engines.busy
+    encoded = found.encode([scene(size=SIZE)])[0]
+    assert encoded.run is not found.eager and not engines.busy
+
+
+def test_a_live_change_of_the_input_size_gets_engines_of_its_own(runtime, tmp_path):
+    found, image = detector(), scene(size=SIZE)
+    engines, _ = engines_of(found, tmp_path)
+    found(image)
+    wait_until(lambda: engines.prepared)
+    compiled = engines.status
+    runtime.delay = 0.2
+    found.configure(DetectorConfig(input_size=320))
+    assert len(found(image)) > 0
+    assert compiled not in engines.status and engines.prepared == ()
+    wait_until(lambda: 'building image' in engines.status)
+    wait_until(lambda: not engines.busy)
+    assert engines.status == compiled and runtime.built == STAGES * 2
+    assert found.encode([image])[0].run is engines.runs((256, 320)) is not found.eager
+    found.configure(DetectorConfig(input_size=256))
+    found(image)
+    assert engines.status == compiled and not engines.busy  # the first are still there
+
+
+def test_a_shape_that_is_asked_for_while_another_is_built_comes_later(runtime, tmp_path):
+    runtime.delay = 0.1
+    engines, _ = engines_of(detector(), tmp_path)
+    engines.runs(SHAPE)
+    assert engines.runs((256, 192)) is engines.network.eager
+    wait_until(lambda: engines.runs((256, 192)) is not engines.network.eager)
+    assert engines.runs(SHAPE) is not engines.network.eager
+    assert runtime.built == STAGES * 2  # never mixed: one after the other
+
+
+@pytest.mark.parametrize('way', ['close', 'interrupt', 'give_up'])
+@pytest.mark.parametrize('asked', ['runs', 'prepare'])
+def test_nobody_waits_for_an_engine_when_a_node_is_stopped(runtime, tmp_path, way, asked):
+    runtime.delay = 5.0
+    engines, _ = engines_of(detector(), tmp_path, warm_start=False)
+    answers = []
+    waiting = threading.Thread(target=lambda: answers.append(getattr(engines, asked)(SHAPE)))
+    waiting.start()
+    wait_until(lambda: 'building image (recorded fp32)' in engines.status)
+    start = time.monotonic()
+    getattr(engines, way)(*(['enough'] if way == 'give_up' else []))
+    waiting.join(timeout=4)
+    assert not waiting.is_alive() and time.monotonic() - start < 1
+    assert answers == [engines.network.eager if asked == 'runs' else ()]
+    runtime.delay = 0.0
+    if way == 'interrupt':  # the engines are still wanted
+        wait_until(lambda: engines.runs(SHAPE) is not engines.network.eager)
+        return
+    wait_until(lambda: not engines.busy)
+    assert runtime.built == ['image']  # and what nobody wants is not begun
+    assert engines.runs(SHAPE) is engines.network.eager and not engines.busy
+    assert engines.failed and engines.status.startswith('eager: ')
+
+
+def test_whoever_was_stopped_before_he_asked_does_not_wait_either(runtime, tmp_path):
+    runtime.delay = 1.0
+    engines, _ = engines_of(detector(), tmp_path, warm_start=False)
+    engines.interrupt()
+    start = time.monotonic()
+    assert engines.runs(SHAPE) is engines.network.eager
+    assert time.monotonic() - start < 0.5
+    assert len(engines.prepare(SHAPE)) == 4  # who asks for engines alone waits for them
 
 
 def test_engines_that_cannot_be_built_leave_the_detector_as_it_was(runtime, tmp_path):
     def absent():
-        raise EngineError('the weights have gone')
+        raise WeightsError('the weights have gone')
 
-    found, lines = detector(), []
-    config = EngineConfig(runtime='recorded', folder=str(tmp_path), warm_start=False)
-    engines = Engines(found, config, lines.append, absent)
-    engines.meet(*SIZE)
+    found = detector('fp16')
+    found.reference = absent
+    engines, lines = engines_of(found, tmp_path, warm_start=False)
+    assert engines.runs(SHAPE) is found.eager
     assert engines.failed and 'the weights have gone' in engines.status
-    assert 'PyTorch runs eagerly' in lines[-1]
-    assert len(found(scene(size=SIZE))) > 0
+    assert 'PyTorch runs eagerly' in lines[-1] and 'the weights have gone' in lines[-1]
+    engines.runs(SHAPE)
+    assert len([line for line in lines if 'have gone' in line]) == 1  # and not again every image
+    with pytest.raises(WeightsError, match='have gone'):
+        engines.prepare(SHAPE)
+    found.reference = detector
+    assert len(engines.prepare(SHAPE)) == 4 and not engines.failed
+
+
+# Failing when they run
+
+
+class Failing:
+    """What runs a stage until it is told otherwise."""
+
+    def __init__(self, run):
+        self.run, self.error = run, None
+
+    def __call__(self, **tensors):
+        if self.error is not None:
+            raise self.error
+        return self.run(**tensors)
+
+
+@pytest.fixture
+def failing(runtime, tmp_path):
+    """A detector on engines, these engines, their log, and one that can be made to fail."""
+    broken = {}
+
+    def wrap(run):
+        return broken.setdefault(run.stage.name, Failing(run))
+
+    runtime.wrap = wrap
+    found = detector()
+    engines, lines = engines_of(found, tmp_path)
+    engines.prepare(SHAPE)
+    lines.clear()
+    return found, engines, lines, broken
+
+
+@pytest.mark.parametrize('stage', STAGES)
+@pytest.mark.parametrize(
+    'error, reason',
+    [
+        (EngineError('image: TensorRT failed to run the engine'), 'image: TensorRT failed'),
+        (RuntimeError('a kernel went wrong\nin many lines'), 'RuntimeError: a kernel went wrong'),
+    ],
+)
+def test_an_engine_that_fails_loses_no_image(failing, stage, error, reason):
+    found, engines, lines, broken = failing
+    image = scene(size=SIZE)
+    expected = found(image)
+    broken[stage].error = error
+    for _ in range(3):
+        again = found(image)
+        np.testing.assert_allclose(again.boxes, expected.boxes, atol=1e-3)
+        np.testing.assert_allclose(again.embeddings, expected.embeddings, atol=1e-4)
+        assert [m is None for m in again.masks] == [m is None for m in expected.masks]
+    assert engines.status.startswith(f'eager: {reason}') and '\n' not in engines.status
+    assert engines.failed and engines.runs(SHAPE) is found.eager
+    assert len(lines) == 1 and reason in lines[0]
+
+
+def test_a_lost_gpu_is_no_fault_of_an_engine(failing):
+    found, engines, lines, broken = failing
+    status = engines.status
+    for error in (RuntimeError('CUDA error: device gone'), torch.cuda.OutOfMemoryError('full')):
+        broken['boxes'].error = error
+        with pytest.raises(RuntimeError) as raised:
+            found(scene(size=SIZE))
+        assert raised.value is error
+        assert engines.status == status and not engines.failed and not lines
+
+
+def test_a_wrong_input_is_no_fault_of_an_engine(failing):
+    _, engines, lines, _ = failing
+    status = engines.status
+    run = engines.runs(SHAPE)['image']
+    with pytest.raises(RuntimeError):
+        run(images=torch.zeros(1, 4, *SHAPE))  # four channels: PyTorch refuses it too
+    assert engines.status == status and not engines.failed and not lines
+
+
+# Options
 
 
 @pytest.mark.parametrize(
@@ -557,8 +419,8 @@ def test_engines_that_cannot_be_built_leave_the_detector_as_it_was(runtime, tmp_
     [
         ({'runtime': 'onnx'}, "runtime is 'onnx'"),
         ({'runtime': 'tensorrt'}, 'does not run on cpu'),
-        ({'camera': '640'}, 'WIDTHxHEIGHT'),
-        ({'camera': '0x480'}, 'WIDTHxHEIGHT'),
+        ({'camera_size': '640'}, 'WIDTHxHEIGHT'),
+        ({'camera_size': '0x480'}, 'WIDTHxHEIGHT'),
         ({'calibration': '/nowhere'}, 'no image'),
     ],
 )
@@ -567,60 +429,20 @@ def test_bad_options_are_named(options, message):
         Engines(detector(), EngineConfig(**{'runtime': 'eager', **options}))
 
 
-def test_own_calibration_images_are_used_and_read_safely(tmp_path):
-    import cv2
+def test_the_size_of_the_camera_is_told_or_not():
+    assert EngineConfig(camera_size='1280x720').camera == (1280, 720)
+    assert EngineConfig().camera is None and EngineConfig().runtime == 'auto'
 
-    cv2.imwrite(str(tmp_path / 'own.png'), np.zeros((50, 60, 3), np.uint8))
-    images = prepare.calibration_images((48, 64), str(tmp_path))
+
+def test_own_calibration_images_are_used_and_read_safely(tmp_path):
+    cv2.imwrite(str(tmp_path / 'own.PNG'), np.zeros((50, 60, 3), np.uint8))
+    images = calibration_images((48, 64), str(tmp_path))
     assert len(images) == 4 and all(image.shape == (48, 64, 3) for image in images)
     (tmp_path / 'text.jpg').write_text('no image')
     with pytest.raises(ConfigError, match='is not an image'):
-        prepare.calibration_images((48, 64), str(tmp_path))
+        calibration_images((48, 64), str(tmp_path))
 
 
-# The command
-
-
-def test_the_command_lists_and_clears(runtime, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv('MASA_ROS_ENGINES', str(tmp_path))
-    assert main(['engines', 'list']) == 0
-    assert 'no engines' in capsys.readouterr().out
-    engines_of(detector(), tmp_path)[0].prepare(*SIZE)
-    (tmp_path / 'broken.engine').write_bytes(b'nothing')
-    assert main(['engines', 'list']) == 0
-    listed = capsys.readouterr().out
-    assert listed.count('masa_nano') == 4 and 'broken.engine: damaged' in listed
-    assert main(['engines', 'clear', '--model', 'masa_nano']) == 0
-    assert [f.name for f in tmp_path.glob('*.engine')] == ['broken.engine']
-    assert main(['engines', 'clear']) == 0
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_command_builds_and_verifies(runtime, tmp_path, monkeypatch, capsys, seeded_weights):
-    monkeypatch.setenv('MASA_ROS_ENGINES', str(tmp_path))
-    monkeypatch.setattr(runtimes, 'choose', lambda name, device: runtime)
-    monkeypatch.setattr(prepare, 'choose', lambda name, device: runtime)
-    options = ['--weights', str(seeded_weights), '--camera-size', '320x240']
-    assert main(['engines', 'build', *options, '--input-size', '256', '--device', 'cpu']) == 0
-    printed = capsys.readouterr().out
-    assert 'embedding cosine' in printed and f'kept in {tmp_path}' in printed
-    assert main(['engines', 'verify', *options, '--input-size', '256', '--device', 'cpu']) == 0
-    assert capsys.readouterr().out.count('(limit') == 20
-    assert runtime.built == STAGES
-
-
-def test_the_command_says_why_nothing_can_be_built(capsys, seeded_weights):
-    options = ['--weights', str(seeded_weights), '--device', 'cpu']
-    assert main(['engines', 'build', *options]) == 2
-    assert 'TensorRT needs a CUDA device' in capsys.readouterr().err
-
-
-def test_the_record_beside_an_engine_tells_everything_it_depends_on(runtime, tmp_path):
-    engines_of(detector(), tmp_path)[0].prepare(*SIZE)
-    (header,) = {
-        json.loads(f.read_bytes().split(b'\n')[2])['weights'] for f in tmp_path.glob('*.engine')
-    }
-    assert len(header) == 64
-    _, record = EngineCache(tmp_path).stored()[0]
-    expected = {'model', 'stage', 'code', 'version', 'gpu', 'precision', 'input', 'agreement'}
-    assert expected <= set(record)
+def test_all_runtimes_say_what_they_miss():
+    assert runtimes.RUNTIMES['tensorrt'].missing('cpu') == 'TensorRT needs a CUDA device'
+    assert runtimes.choose('auto', 'cpu').name == 'eager'

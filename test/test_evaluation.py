@@ -1,4 +1,4 @@
-"""Metrics, ground-truth formats, the page, the palindrome."""
+"""Metrics, ground-truth formats, the page."""
 
 import contextlib
 import dataclasses
@@ -15,11 +15,10 @@ from masa_ros import cli
 from masa_ros.errors import SourceError
 from masa_ros.evaluation.metrics import evaluate, pair
 from masa_ros.evaluation.page import page, timelines
-from masa_ros.evaluation.palindrome import Share, compare, palindrome
 from masa_ros.evaluation.teta import Observed, teta
 from masa_ros.evaluation.truth import read_truth
-from masa_ros.tracks_file import TrackedFrame, write_tracks
-from masa_ros.types import Frame, Instances, Mask, TrackState
+from masa_ros.recordings.tracks_file import TrackedFrame, write_tracks
+from masa_ros.types import Instances, Mask, TrackState
 
 HEIGHT, WIDTH = 120, 160
 
@@ -138,7 +137,9 @@ def as_coco(truth, layout):
             for f in truth
         ]
         images.append({'id': 7, 'video_id': 4, 'file_name': f'val/other/{truth[0].source}'})
-        return {'videos': videos, 'images': images, 'annotations': annotations}
+        categories = [{'id': 5, 'name': 'car'}]
+        return {'videos': videos, 'images': images, 'annotations': annotations,
+                'categories': categories}  # fmt: skip
     for i in range(1, 7):
         rows = [f.instances for f in truth]
         masks = [one.masks[one.track_ids.tolist().index(i)] for one in rows]
@@ -188,6 +189,7 @@ def test_every_format_says_the_same(crowd, kind, tmp_path):
     video = 'crowd' if kind in ('tao', 'youtube_vis') else ''
     read = read_truth(written(truth, kind, tmp_path), found, video)
     assert evaluate(found, read) == evaluate(found, truth)
+    assert read[0].class_names == {'tao': {5: 'car'}, 'scalabel': {0: 'car'}}.get(kind, {})
 
 
 @pytest.mark.parametrize('kind', ['png', 'png16'])
@@ -207,20 +209,99 @@ def test_only_labelled_frames_count(crowd, tmp_path):
 @pytest.mark.parametrize(
     'name, text, words',
     [
-        ('gt.txt', '1,2,3\n', 'line 1'),
+        ('gt.txt', '1,2,3\n', 'line 1: .* fewer than 6'),
+        ('gt.txt', '1,1,0,0,5,5\n1,nan,0,0,5,5\n', 'line 2: .* id is nan'),
+        ('gt.txt', '1,inf,0,0,5,5\n', 'id is inf'),
+        ('gt.txt', '1,1,0,0,-5,5\n', 'has no area'),
+        ('gt.txt', '1,1,0,0,1e300,5\n', '1e.300 for a number of pixels'),
+        ('gt.txt', '1,1,0,0,5,5,1,inf\n', 'class is inf'),
         ('gt.txt', '1,1,0,0,5,5,0\n', 'labels nothing'),
         ('gt.txt', '1,1,0,0,5,5,1\n1,1,9,9,5,5,1\n', 'id 1 twice'),
         ('gt.json', '{', 'no json'),
         ('gt.json', '{"a": 1}', 'none of'),
-        ('gt.json', '{"annotations": [{}], "images": [{"id": 1, "frame_id": 0}]}', 'damaged'),
-        ('gt.json', '[{"name": "00000", "labels": [{"id": 1}]}]', 'damaged'),
+        ('gt.json', '[' * 100_000, 'nested too deeply'),
+        ('gt.json', '{"annotations": [{}], "images": [{"id": 1, "frame_id": 0}]}',
+         'annotation 0: image_id is None'),
+        ('gt.json', '{"annotations": [], "images": [{"id": [], "frame_id": 0}]}',
+         r'image 0: id is \[\]'),
+        ('gt.json', '[{"name": "00000", "labels": [{"id": 1}]}]',
+         'frame 0, label 0: category is None'),
+        ('gt.json', '[{"name": "00000", "frameIndex": true}]', 'frame 0: frameIndex is True'),
         ('gt.json', '[{"name": "else", "frameIndex": 77, "labels": []}]', 'labels none of'),
     ],
-)
+)  # fmt: skip
 def test_bad_truth_is_named(name, text, words, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(SourceError, match=words):
         read_truth(tmp_path / name, frames(objects((1, 10, 10))))
+
+
+@pytest.mark.parametrize(
+    'shape, words',
+    [
+        ({'segmentation': [[1, 1, 9, 1, 9]]}, 'is no polygon'),
+        ({'segmentation': [[1, 1, 9, 1, 9, float('nan')]]}, 'corner at nan'),
+        ({'segmentation': [[1, 1, 9, 1, 9, 1e9]]}, 'corner at 1000000000'),
+        ({'segmentation': [None]}, 'None is no polygon'),
+        ({'segmentation': {'size': [7, 5], 'counts': [35]}}, '5 x 7 pixels in an image of 160'),
+        ({'segmentation': {'size': [HEIGHT, WIDTH], 'counts': [3]}}, 'add up to 3'),
+        ({'segmentation': {'size': [HEIGHT, WIDTH], 'counts': 'o' * 500}}, 'no compressed'),
+        ({'segmentation': {'size': [HEIGHT, WIDTH]}}, 'of the type NoneType'),
+        ({'segmentation': 5}, '5 is no mask'),
+        ({'bbox': [1, 2, 3]}, 'no box of left'),
+        ({'bbox': [1, 2, True, 4]}, 'True for a number'),
+        ({'bbox': [1, 2, 10**400, 4]}, 'for a number of pixels'),
+        ({'bbox': [1, 2, 0, 4]}, 'has no area'),
+        ({}, 'neither a box'),
+        ({'bbox': [1, 2, 3, 4], 'track_id': 1 << 64}, 'track_id is .* too large'),
+        ({'bbox': [1, 2, 3, 4], 'track_id': 1.5}, 'track_id is 1.5'),
+        ({'bbox': [1, 2, 3, 4], 'category_id': 1 << 40}, 'category_id is'),
+    ],
+)
+def test_the_damaged_annotation_is_named(shape, words, tmp_path):
+    good = {'image_id': 1, 'track_id': 1, 'bbox': [1, 2, 3, 4]}
+    document = {
+        'images': [{'id': 1, 'frame_id': 0}],
+        'annotations': [good, {'image_id': 1, 'track_id': 2, **shape}],
+    }
+    (tmp_path / 'gt.json').write_text(json.dumps(document))
+    with pytest.raises(SourceError, match=f'gt.json, annotation 1: .*{words}'):
+        read_truth(tmp_path / 'gt.json', frames(objects((1, 10, 10))))
+
+
+def test_where_an_object_is_hidden_its_mask_may_be_empty(tmp_path):
+    empty = {'size': [HEIGHT, WIDTH], 'counts': [HEIGHT * WIDTH]}
+    square = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    item = {'id': 1, 'segmentations': [square, empty, None]}
+    (tmp_path / 'gt.json').write_text(json.dumps({'annotations': [item]}))
+    truth = read_truth(tmp_path / 'gt.json', frames(*[objects((1, 10, 10))] * 3))
+    assert [len(frame.instances) for frame in truth] == [1, 0, 0]
+    np.testing.assert_allclose(truth[0].instances.boxes[0], (10, 10, 30, 30), atol=1)
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (lambda frame: {'index': 0}, 'frame 0: it is there twice'),
+        (lambda frame: {'height': 0}, '160 x 0 pixels'),
+        (lambda frame: {'height': 1 << 20}, '160 x 1048576 pixels'),
+        (lambda frame: {'height': 25}, '160 x 25 pixels'),
+        (lambda frame: {'instances': [frame['instances'][0]] * 2}, 'id 1 is there twice'),
+        (lambda frame: {'instances': [frame['instances'][0] | {'box': [0, 0, -1, 1]}]}, 'area'),
+        (lambda frame: {'instances': [frame['instances'][0] | {'score': float('nan')}]}, 'finite'),
+    ],
+)
+def test_tracks_that_cannot_be_compared_are_named(change, words, tmp_path, capsys):
+    truth = frames(objects((1, 10, 10)), objects((1, 10, 10)))
+    write_tracks(tmp_path / 'good.json', 'test', truth)
+    document = json.loads((tmp_path / 'good.json').read_text())
+    document['frames'][1] |= change(document['frames'][1])
+    (tmp_path / 'bad.json').write_text(json.dumps(document))
+    with pytest.raises(SourceError, match=f'bad.json.*{words}'):
+        read_truth(tmp_path / 'bad.json', truth)
+    arguments = [tmp_path / 'bad.json', '--ground-truth', tmp_path / 'good.json']
+    assert cli.main(['evaluate', *map(str, arguments)]) == 2
+    assert re.search(words, capsys.readouterr().err)
 
 
 def test_a_file_of_several_videos_asks_which(crowd, tmp_path):
@@ -320,7 +401,23 @@ def test_the_page_stands_alone(crowd):
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     assert len(data['pictures']) == 30
     assert len(data['switches']) == text.count('class="switch"') > 0
-    assert text.count('object ') >= 6
+    # One timeline for each of the six objects, and for each track that ever stood for none.
+    heads = re.findall(r'<span title="[^"]*">([^<]*)</span>', text)
+    assert [head for head in heads if head.startswith('object')] == [
+        f'object {i}' for i in range(1, 7)
+    ]
+    assert {head.split(',')[0] for head in heads if 'no object' in head} >= {'track 40'}
+
+
+def test_the_page_names_classes():
+    found = frames(objects((5, 10, 20, 3), (6, 90, 60, 4)), objects((5, 10, 20, 3)))
+    truth = frames(objects((1, 10, 20, 0)), objects((1, 10, 20, 0)))
+    found = [dataclasses.replace(f, class_names={3: 'cup', 4: '<b>'}) for f in found]
+    truth = [dataclasses.replace(f, class_names={0: 'mug'}) for f in truth]
+    text = page(pair(found, truth)[0], evaluate(found, truth), [], 'names')
+    assert '>object 1 mug<' in text
+    assert '<title>track 5 cup</title>' in text
+    assert '>track 6 &lt;b&gt;, no object<' in text
 
 
 def test_evaluate_writes_figures_and_page(crowd, tmp_path, capsys):
@@ -334,57 +431,3 @@ def test_evaluate_writes_figures_and_page(crowd, tmp_path, capsys):
     scores = json.loads((tmp_path / 'scores.json').read_text())
     assert scores['hota'] == evaluate(found, truth).hota
     assert (tmp_path / 'page.html').stat().st_size > 10_000
-
-
-def test_a_palindrome_of_hand_computed_tracks():
-    out = [objects((1, 10, 10), (2, 60, 60)), objects((1, 10, 10)), objects((1, 10, 10))]
-    back = [objects((1, 12, 10), (7, 60, 60)), objects(), objects((1, 10, 10))]
-    result = compare(out, back, np.array([4.0, 2.0, 0.5]))
-    assert (result.ids.kept, result.ids.count) == (2, 3)
-    assert (result.seen_again.kept, result.seen_again.count) == (3, 4)
-    assert {k: tuple(vars(v).values()) for k, v in result.by_age.items() if v.count} == {
-        '0 .. 1 s': (1, 1),
-        '2 .. 5 s': (1, 2),
-    }
-    assert result.by_size['small'].count == 3
-    assert result.recall == Share(0, 0)
-
-    def enlarged(frames):
-        return [dataclasses.replace(frame, boxes=frame.boxes * 10) for frame in frames]
-
-    result = compare(enlarged(out), enlarged(back), np.array([4.0, 2.0, 0.5]))
-    assert (result.recall, result.crowd) == (Share(2, 4), 4 / 3)
-
-
-class Diary:
-    """A pipeline that notes what it was shown."""
-
-    def __init__(self):
-        self.shown = ['before the reset']
-
-    def reset(self):
-        self.shown = []
-
-    def __call__(self, frame):
-        self.shown.append((frame.stamp_ns, int(frame.image[0, 0, 0])))
-        return objects((1, 10, 10))
-
-
-def test_the_way_back_goes_on_in_time():
-    diary = Diary()
-    recording = [Frame(np.full((8, 8, 3), i, np.uint8), 100 + i * 10) for i in range(4)]
-    result = palindrome(recording, diary)
-    stamps = [(100, 0), (110, 1), (120, 2), (130, 3), (140, 2), (150, 1), (160, 0)]
-    assert diary.shown == stamps
-    assert (result.ids.value, result.seen_again.count, result.frames) == (1.0, 3, 4)
-
-
-def test_a_real_palindrome_runs(tmp_path, seeded_weights, capsys):
-    from conftest import scene
-
-    for i in range(4):
-        Image.fromarray(scene(3 * i)).save(tmp_path / f'{i}.png')
-    arguments = ['evaluate', tmp_path, '--palindrome', '--weights', seeded_weights]
-    assert cli.main([str(a) for a in arguments]) == 0
-    assert 'the same id' in capsys.readouterr().out
-    assert cli.main([str(a) for a in [*arguments, '--max-frames', 1]]) == 2

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import sys
@@ -9,27 +10,28 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
+from masa_ros.detectors import DETECTORS
+from masa_ros.detectors.masa import DetectorConfig, MasaDetector
 from masa_ros.errors import ConfigError, ImageError, WeightsError
 from masa_ros.models import official, packed
 from masa_ros.models.configs import NetworkConfig, SamConfig, SwinConfig
-from masa_ros.models.detector import Detector, DetectorConfig
 from masa_ros.models.heads import decode_boxes, encode_boxes
 from masa_ros.models.masks import (
     BoxMasks,
     View,
     covers_of,
-    distinct,
+    mask_nms,
     mask_shares,
-    place_boxes,
-    place_boxes_packed,
-    place_frames,
-    place_frames_packed,
+    paste_boxes,
+    paste_boxes_packed,
+    paste_frames,
+    paste_frames_packed,
 )
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.sampling import ModulatedDeformConv, RoIAlign, roi_levels
 from masa_ros.models.upload import to_device
 from masa_ros.models.zoo import model_config
-from masa_ros.types import Mask
+from masa_ros.types import Frame, Mask
 
 SHARED = Path(os.environ.get('MASA_ROS_SHARED', Path(__file__).parents[2] / 'shared'))
 NANO = model_config('masa_nano')
@@ -115,7 +117,7 @@ def test_r50_computes_what_the_released_code_computes():
 
 @pytest.mark.parametrize('shape', [(480, 640), (720, 1280), (33, 1000), (7, 5), (1, 1)])
 def test_instances_lie_in_the_image(seeded_weights, shape):
-    detector = Detector.load(
+    detector = MasaDetector.load(
         DetectorConfig(weights=str(seeded_weights), device='cpu', score_threshold=0.0)
     )
     rng = np.random.default_rng(0)
@@ -134,10 +136,11 @@ def test_instances_lie_in_the_image(seeded_weights, shape):
 
 
 def test_views_of_foreign_memory_give_the_same_instances(seeded_weights):
-    detector = Detector.load(DetectorConfig(weights=str(seeded_weights), score_threshold=0.0))
+    detector = MasaDetector.load(DetectorConfig(weights=str(seeded_weights), score_threshold=0.0))
     bgr = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
     view = bgr[:, :, ::-1]
     expected = detector(np.ascontiguousarray(view))
+    assert len(expected) > 0
     np.testing.assert_array_equal(detector(view).boxes, expected.boxes)
     frozen = np.ascontiguousarray(view)
     frozen.setflags(write=False)
@@ -145,7 +148,7 @@ def test_views_of_foreign_memory_give_the_same_instances(seeded_weights):
 
 
 def test_an_image_of_another_kind_is_refused(seeded_weights):
-    detector = Detector.load(DetectorConfig(weights=str(seeded_weights)))
+    detector = MasaDetector.load(DetectorConfig(weights=str(seeded_weights)))
     for image in (np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 3))):
         with pytest.raises(ImageError, match='uint8'):
             detector(image)
@@ -156,11 +159,11 @@ def test_masks_follow_their_logits():
     logits[0, :, 14:] = 5  # the right half of the box
     masks, view = BoxMasks(NANO.network.masks, 32, 48), View(100, 100, 100, 100)
     logits = torch.from_numpy(logits)
-    (mask,) = masks.place(logits, np.array([[10.0, 20.0, 66.0, 76.0]], np.float32), view).masks
+    (mask,) = masks.paste(logits, np.array([[10.0, 20.0, 66.0, 76.0]], np.float32), view).masks
     full = mask.full(100, 100)
     assert full[20:76, 38:66].all()
     assert full.sum() == 56 * 28
-    (nothing,) = masks.place(-torch.ones(1, 28, 28), np.array([[0, 0, 9, 9.0]]), view).masks
+    (nothing,) = masks.paste(-torch.ones(1, 28, 28), np.array([[0, 0, 9, 9.0]]), view).masks
     assert nothing is None
 
 
@@ -185,7 +188,7 @@ def test_damaged_weights_give_one_clear_error(seeded_weights, tmp_path, damage, 
     path.write_bytes(seeded_weights.read_bytes())
     damage(path)
     with pytest.raises(WeightsError, match=words) as error:
-        Detector.load(DetectorConfig(weights=str(path)))
+        MasaDetector.load(DetectorConfig(weights=str(path)))
     assert str(path) in str(error.value)
 
 
@@ -207,12 +210,73 @@ def rewrite(path, change, model='masa_nano'):
 )
 def test_wrong_options_name_themselves(options, words):
     with pytest.raises(ConfigError, match=words):
-        Detector.load(DetectorConfig(**options))
+        MasaDetector.load(DetectorConfig(**options))
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({'input_size': 5000}, 'input_size is 5000'),
+        ({'score_threshold': 1.5}, 'score_threshold is 1.5.*0 .. 1, or -1'),
+        ({'nms_iou': -0.5}, 'nms_iou is -0.5'),
+        ({'mask_share': float('nan')}, 'mask_share is nan'),
+        ({'max_instances': -1}, 'max_instances is -1'),
+    ],
+)
+def test_values_without_a_meaning_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        DetectorConfig(**options)
+
+
+def test_a_live_change_that_the_model_does_not_take_changes_nothing():
+    model = dataclasses.replace(NANO, fixed_size=True)
+    detector = MasaDetector(model, MasaNetwork(model.network), DetectorConfig(), 'cpu')
+    before = detector.config
+    with pytest.raises(ConfigError, match='input_size is 640; masa_nano takes only 512'):
+        detector.configure(DetectorConfig(input_size=640, score_threshold=0.3))
+    assert detector.config is before
+    detector.configure(DetectorConfig(input_size=512, score_threshold=0.3))
+    assert detector.config.score_threshold == 0.3
+
+
+def test_what_is_read_at_loading_stays_as_it_was_loaded(seeded_weights):
+    detector = MasaDetector.load(DetectorConfig(weights=str(seeded_weights), device='cpu'))
+    detector.configure(DetectorConfig(model='masa_r50', precision='mixed', max_instances=3))
+    loaded = detector.config
+    assert (loaded.model, loaded.weights) == ('masa_nano', str(seeded_weights))
+    assert (loaded.device, loaded.precision, loaded.max_instances) == ('cpu', 'auto', 3)
+
+
+@pytest.mark.parametrize('model', ['masa_nano', 'masa_r50', 'masa_sam_vitb', 'masa_gdino'])
+@pytest.mark.parametrize('size', [(480, 640), (720, 1280), (1280, 720), (33, 1000), (1, 1)])
+def test_the_input_shape_is_known_without_an_image(model, size):
+    config = model_config(model)
+    detector = MasaDetector(config, MasaNetwork(NANO.network), DetectorConfig(), 'cpu')
+    for input_size in (0,) if config.fixed_size else (0, 320):
+        detector.configure(DetectorConfig(input_size=input_size))
+        tensor, view = detector.preprocess(np.zeros((*size, 3), np.uint8))
+        assert detector.input_shape(*size) == tensor.shape[2:]
+        assert view[:2] == size
+
+
+def test_frames_of_any_sizes_are_detected_in_their_order(seeded_weights):
+    config = DetectorConfig(weights=str(seeded_weights), score_threshold=0.0)
+    detector = DETECTORS['masa'].load(config, 'cpu')
+    rng = np.random.default_rng(0)
+    sizes = [(96, 128), (96, 128), (64, 64), (96, 128)]
+    images = [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in sizes]
+    found = detector.detect([Frame(image, i) for i, image in enumerate(images)])
+    for instances, image in zip(found, images, strict=True):
+        alone = detector(image)
+        assert len(alone) > 0
+        np.testing.assert_allclose(instances.boxes, alone.boxes, atol=1e-2)
+    assert detector.detect([]) == []
+    assert detector.facts()['model'] == 'masa_nano' and not detector.takes_words
 
 
 def test_a_model_without_shipped_weights_says_so():
     with pytest.raises(WeightsError, match='masa_r50'):
-        Detector.load(DetectorConfig(model='masa_r50'))
+        MasaDetector.load(DetectorConfig(model='masa_r50'))
 
 
 def test_of_masks_that_claim_the_same_pixels_the_best_stays():
@@ -224,11 +288,11 @@ def test_of_masks_that_claim_the_same_pixels_the_best_stays():
     def covers(*masks):
         return covers_of(masks, 100, 100)
 
-    chosen = distinct(covers(whole, part, apart, None, group), 0.6)
+    chosen = mask_nms(covers(whole, part, apart, None, group), 0.6)
     assert chosen.tolist() == [0, 2, 3]
     hidden = Mask(40, 20, np.ones((40, 30), np.bool_))  # a third of it behind the first
-    assert distinct(covers(whole, hidden), 0.6).tolist() == [0, 1]
-    assert distinct(covers(), 0.6).tolist() == []
+    assert mask_nms(covers(whole, hidden), 0.6).tolist() == [0, 1]
+    assert mask_nms(covers(), 0.6).tolist() == []
     np.testing.assert_allclose(mask_shares(covers(whole, part)), [[1, 1], [1, 1]])
 
 
@@ -287,32 +351,32 @@ def assert_same_masks(found, expected, height, width):
     torch.testing.assert_close(found.covers, covers)
 
 
-def test_box_masks_placed_at_once_equal_those_placed_one_by_one(monkeypatch):
+def test_box_masks_pasted_at_once_equal_those_pasted_one_by_one(monkeypatch):
     view = View(240, 320, 480, 640)
     logits = blobs(30, 28, 0)
     boxes = random_boxes(30, 200).numpy() - 30  # some begin or end outside
     boxes[3], boxes[4] = (-50, -50, -10, -10), (5, 5, 5.2, 5.1)
-    expected = place_boxes(logits, boxes, view)
-    assert_same_masks(place_boxes_packed(logits, boxes, view), expected, 240, 320)
+    expected = paste_boxes(logits, boxes, view)
+    assert_same_masks(paste_boxes_packed(logits, boxes, view), expected, 240, 320)
     monkeypatch.setattr(packed, '_PIXELS_AT_ONCE', 3000)
-    assert_same_masks(place_boxes_packed(logits, boxes, view), expected, 240, 320)
-    assert place_boxes_packed(logits[:0], boxes[:0], view).masks == []
+    assert_same_masks(paste_boxes_packed(logits, boxes, view), expected, 240, 320)
+    assert paste_boxes_packed(logits[:0], boxes[:0], view).masks == []
 
 
 @pytest.mark.parametrize('size', [(480, 640), (1080, 1920), (100, 60)])
-def test_frame_masks_placed_at_once_equal_those_placed_one_by_one(size):
+def test_frame_masks_pasted_at_once_equal_those_pasted_one_by_one(size):
     height, width = size
     scale = 256 / max(size)
     view = View(height, width, round(height * scale), round(width * scale))
     logits = blobs(12, 64, 1)
-    expected = place_frames(logits, 256, view)
+    expected = paste_frames(logits, 256, view)
     whole = np.tile(np.array([0, 0, width, height]), (12, 1))
-    assert_same_masks(place_frames_packed(logits, whole, 256, view), expected, height, width)
+    assert_same_masks(paste_frames_packed(logits, whole, 256, view), expected, height, width)
     tight = [
         (m.x, m.y, m.x + m.width, m.y + m.height) if m is not None else (0, 0, 0, 0)
         for m in expected.masks
     ]
-    found = place_frames_packed(logits, np.array(tight), 256, view)
+    found = paste_frames_packed(logits, np.array(tight), 256, view)
     assert_same_masks(found, expected, height, width)
 
 

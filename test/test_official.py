@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from conftest import scene
 from test_models import SHARED, SMALL_SAM
 
-from masa_ros import cli, download
+from masa_ros import cli
+from masa_ros.detectors.masa import DetectorConfig, MasaDetector
 from masa_ros.errors import SourceError, WeightsError
-from masa_ros.models import files, official, zoo
+from masa_ros.models import command, files, official, zoo
 from masa_ros.models.configs import NetworkConfig, ResNetConfig, SamConfig
-from masa_ros.models.detector import Detector, DetectorConfig
-from masa_ros.models.masks import View, place_frames
+from masa_ros.models.masks import View, paste_frames
 from masa_ros.models.network import MasaNetwork
-from masa_ros.replay.detections import read_detections
+from masa_ros.recordings.detections import read_detections
 from masa_ros.types import Instances
 
 sam = pytest.importorskip('masa_ros.models.sam', reason='segment-anything is not installed')
@@ -91,7 +91,7 @@ def r50():
 
 
 def load(path, model='masa_r50'):
-    return Detector.load(DetectorConfig(model=model, weights=str(path), device='cpu'))
+    return MasaDetector.load(DetectorConfig(model=model, weights=str(path), device='cpu'))
 
 
 def test_a_published_file_fills_every_parameter(r50, tmp_path):
@@ -248,7 +248,7 @@ class HistoryBuffer(dict):
         raise AssertionError('an object of a foreign class was made')
 
 
-def test_objects_of_foreign_classes_stay_inert(tmp_path, monkeypatch):
+def test_objects_of_foreign_classes_stay_inert(tmp_path):
     path = tmp_path / 'masa.pth'
     buffer = HistoryBuffer(a=1)
     buffer.history, buffer.statistics = np.arange(4), {'mean': HistoryBuffer.mean}
@@ -289,7 +289,7 @@ def test_the_decoder_equals_that_of_segment_anything():
 
 
 @pytest.mark.parametrize('height, width', [(480, 640), (720, 400), (31, 200), (256, 256)])
-def test_placed_masks_equal_both_resizings_of_sam(height, width):
+def test_pasted_masks_equal_both_resizings_of_sam(height, width):
     scale = 256 / max(height, width)
     rows, columns = int(height * scale + 0.5), int(width * scale + 0.5)
     torch.manual_seed(1)
@@ -298,16 +298,16 @@ def test_placed_masks_equal_both_resizings_of_sam(height, width):
     full = F.interpolate(blob, (256, 256), mode='bilinear', align_corners=False)
     full = full[:, :, :rows, :columns]
     full = F.interpolate(full, (height, width), mode='bilinear', align_corners=False)[:, 0]
-    placed = place_frames(blob[:, 0], 256, View(height, width, rows, columns)).masks
-    assert placed[5] is None
-    for mask, logits in zip(placed[:5], full[:5]):
+    pasted = paste_frames(blob[:, 0], 256, View(height, width, rows, columns)).masks
+    assert pasted[5] is None
+    for mask, logits in zip(pasted[:5], full[:5]):
         certain = logits.abs() > 1e-4
         ours = torch.from_numpy(mask.full(height, width)) if mask is not None else torch.zeros(())
         assert ((ours > 0) == (logits > 0))[certain].all()
 
 
 def test_given_boxes_come_back_described(seeded_weights):
-    detector = Detector.load(DetectorConfig(weights=str(seeded_weights), score_threshold=0.0))
+    detector = MasaDetector.load(DetectorConfig(weights=str(seeded_weights), score_threshold=0.0))
     found = detector(scene())
     given = Instances(
         boxes=found.boxes[::-1].copy(),
@@ -413,23 +413,23 @@ def test_an_interrupted_download_goes_on(server, tmp_path, ranges):
     file = published(url, hashlib.sha256(handler.content).hexdigest())
     handler.limit = 100_000
     with pytest.raises(WeightsError, match=r'could not|early'):
-        download.fetch(file, tmp_path)
+        command.fetch(file, tmp_path)
     assert not (tmp_path / 'w.pth').exists()
     handler.limit = 1 << 30
-    path = download.fetch(file, tmp_path)
+    path = command.fetch(file, tmp_path)
     assert path.read_bytes() == handler.content
     assert [p.name for p in tmp_path.iterdir()] == ['w.pth']
 
 
 def test_other_bytes_than_published_are_thrown_away(server, tmp_path):
     with pytest.raises(WeightsError, match='thrown away'):
-        download.fetch(published(server[1], '0' * 64), tmp_path)
+        command.fetch(published(server[1], '0' * 64), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_without_a_network_it_says_what_to_put_where(tmp_path):
     with pytest.raises(WeightsError, match=f'put the file into {tmp_path}'):
-        download.fetch(published('http://127.0.0.1:9/w.pth', ''), tmp_path)
+        command.fetch(published('http://127.0.0.1:9/w.pth', ''), tmp_path)
 
 
 def test_the_weights_command(tmp_path, monkeypatch, capsys):
@@ -444,7 +444,7 @@ def test_the_weights_command(tmp_path, monkeypatch, capsys):
     assert cli.main(['weights', 'verify', 'masa_r50']) == 2
     assert cli.main(['weights', 'fetch', 'nonsense']) == 2
     with pytest.raises(WeightsError, match='masa_ros weights fetch'):
-        Detector.load(DetectorConfig(model='masa_r50'))
+        MasaDetector.load(DetectorConfig(model='masa_r50'))
 
 
 def test_detections_of_another_node_become_instances():
@@ -468,8 +468,9 @@ def test_detections_of_another_node_become_instances():
     ]
     found = detections_from_msg(SimpleNamespace(detections=items), classes)
     np.testing.assert_allclose(found.boxes[:2], [[40, 35, 60, 45], [45, 30, 55, 50]], atol=1e-4)
-    np.testing.assert_allclose(found.scores, [0.8, 0.5, 1.0])
-    assert found.labels.tolist() == [0, 17, -1] and classes.names == {0: 'person'}
+    np.testing.assert_allclose(found.scores, [0.8, 0.5, 1.0, 1.0])
+    assert found.labels.tolist() == [0, 17, -1, -1] and classes.names == {0: 'person'}
+    assert found.finite.tolist() == [True, True, True, False]  # the stream refuses and counts it
 
 
 def test_operators_equal_those_of_the_original_code():

@@ -1,6 +1,8 @@
 """Photographs with proposals as a source of training: files, views, mixtures."""
 
+import dataclasses
 import json
+import re
 
 import cv2
 import numpy as np
@@ -9,13 +11,21 @@ import torch
 from pycocotools import mask as coco
 
 from masa_ros import cli
+from masa_ros.detectors.everything import EverythingConfig, EverythingDetector
+from masa_ros.detectors.masa import DetectorConfig
 from masa_ros.errors import ConfigError, SourceError, WeightsError
 from masa_ros.masks import crop
-from masa_ros.models.detector import DetectorConfig
 from masa_ros.training import views
 from masa_ros.training.data import Mixture, Photographs
-from masa_ros.training.proposals import by_agreement, by_sam, read_proposals, write_proposals
-from masa_ros.training.views import Labelled, ViewConfig, make_sample
+from masa_ros.training.proposals import (
+    Entry,
+    by_agreement,
+    by_sam,
+    read_proposals,
+    write_proposals,
+)
+from masa_ros.training.train import TrainConfig, train
+from masa_ros.training.views import Labelled, ViewConfig, make_pair
 from masa_ros.types import Instances
 
 COLOURS = [(220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40), (220, 40, 220)]
@@ -54,12 +64,12 @@ def folder(tmp_path):
 def test_the_same_number_is_the_same_object_in_both_views(plain, seed):
     image, masks = picture()
     config = ViewConfig(size=(128, 160), mixup=0.0)
-    sample = make_sample([Labelled(image, masks, False)], config, np.random.default_rng(seed))
+    pair = make_pair([Labelled(image, masks, False)], config, np.random.default_rng(seed))
     seen = 0
     for view in (0, 1):
-        pixels = sample.images[view].permute(1, 2, 0).numpy()
+        pixels = pair.images[view].permute(1, 2, 0).numpy()
         for number, mask, box in zip(
-            sample.ids[view].tolist(), sample.masks[view].numpy(), sample.boxes[view].numpy()
+            pair.ids[view].tolist(), pair.masks[view].numpy(), pair.boxes[view].numpy()
         ):
             middle = cv2.erode(mask.astype(np.uint8), np.ones((5, 5))) > 0
             if middle.any():
@@ -69,20 +79,20 @@ def test_the_same_number_is_the_same_object_in_both_views(plain, seed):
             ys, xs = np.nonzero(mask)
             assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
             assert mask.sum() >= config.smallest
-        covered = sample.masks[view].any(0) if len(sample.masks[view]) else torch.zeros(128, 160)
-        assert not (covered.bool() & sample.ignore[view]).any()
-    assert seen or not sum(len(ids) for ids in sample.ids)
+        covered = pair.masks[view].any(0) if len(pair.masks[view]) else torch.zeros(128, 160)
+        assert not (covered.bool() & pair.ignore[view]).any()
+    assert seen
 
 
 def test_blended_photographs_keep_their_pairing(plain):
     scenes = [Labelled(*picture(seed), False) for seed in (0, 1)]
     config = ViewConfig(size=(128, 160), mixup=1.0, scale=(0.9, 1.1), shift=0.0)
-    sample = make_sample(scenes, config, np.random.default_rng(3))
-    for ids in sample.ids:
+    pair = make_pair(scenes, config, np.random.default_rng(3))
+    for ids in pair.ids:
         assert ids.min() >= 1 and ids.max() > 5  # of the first and of the second
         assert len(set(ids.tolist())) == len(ids)
-    assert len(set(sample.ids[0].tolist()) & set(sample.ids[1].tolist())) >= 6
-    alone = make_sample(scenes[:1], config, np.random.default_rng(3))
+    assert len(set(pair.ids[0].tolist()) & set(pair.ids[1].tolist())) >= 6
+    alone = make_pair(scenes[:1], config, np.random.default_rng(3))
     assert max(alone.ids[0].tolist()) <= 5
 
 
@@ -91,19 +101,19 @@ def test_what_is_not_covered_is_background_only_where_that_is_known(plain):
     config = ViewConfig(size=(128, 160), mixup=0.0)
     for exhaustive in (False, True):
         scene = Labelled(image, masks, exhaustive)
-        sample = make_sample([scene], config, np.random.default_rng(0))
-        assert bool(sample.ignore[0].any()) is not exhaustive
+        pair = make_pair([scene], config, np.random.default_rng(0))
+        assert bool(pair.ignore[0].any()) is not exhaustive
     # Beside the photograph there is nothing, and that is known.
     small = ViewConfig(size=(128, 160), mixup=0.0, scale=(0.3, 0.31), shift=0.0)
-    sample = make_sample([Labelled(image, masks, False)], small, np.random.default_rng(0))
-    assert not sample.ignore[0][:5].any()
+    pair = make_pair([Labelled(image, masks, False)], small, np.random.default_rng(0))
+    assert not pair.ignore[0][:5].any()
 
 
 def test_at_most_so_many_instances_are_kept():
     image, masks = picture()
     config = ViewConfig(size=(128, 160), mixup=0.0, scale=(1.0, 1.1), shift=0.0, instances=2)
-    sample = make_sample([Labelled(image, masks, True)], config, np.random.default_rng(0))
-    assert [len(ids) for ids in sample.ids] == [2, 2]
+    pair = make_pair([Labelled(image, masks, True)], config, np.random.default_rng(0))
+    assert [len(ids) for ids in pair.ids] == [2, 2]
 
 
 def by_colour(image):
@@ -180,8 +190,25 @@ def test_other_forms_of_masks_are_read(folder):
 def test_files_that_are_no_proposals_say_so(folder):
     bad = folder / 'bad.json'
     bad.write_text('{"images": 3')
-    with pytest.raises(SourceError, match='neither COCO'):
+    with pytest.raises(SourceError, match='no json'):
         read_proposals(bad, folder)
+    for document, words in (
+        ({'images': 3, 'annotations': []}, 'the file: images is 3'),
+        ({'images': []}, 'the file: neither COCO'),
+        ([], 'neither COCO'),
+        ({'images': [{'id': []}], 'annotations': []}, r'image 0: id is \[\]'),
+        ({'images': [{'id': 1}], 'annotations': []}, 'image 0: file_name is None'),
+        ({'images': [], 'annotations': [{'segmentation': 1, 'image_id': 4}]}, 'annotation 0: no'),
+        ({'image': {'file_name': 'x.jpg'}, 'annotations': [5]}, 'the file: 5 is no object'),
+    ):
+        bad.write_text(json.dumps(document))
+        with pytest.raises(SourceError, match=f'bad.json, .*{words}'):
+            read_proposals(bad, folder)
+    for name in ('x\0.jpg', 'x' * 5000):
+        item = {'id': 1, 'file_name': name, 'height': 2, 'width': 2}
+        bad.write_text(json.dumps({'images': [item], 'annotations': []}))
+        with pytest.raises(SourceError, match='none of its 1 images'):
+            read_proposals(bad, folder)
     bad.write_text(
         '{"images": [{"id": 1, "file_name": "x.jpg", "height": 2, "width": 2}],"annotations": []}'
     )
@@ -189,8 +216,8 @@ def test_files_that_are_no_proposals_say_so(folder):
         read_proposals(bad, folder)
 
 
-class Looking:
-    """A detector that sees the whole disc in every look, and half of it in one."""
+class HalfSeeing:
+    """A detector that finds the whole disc in every pass, and half of it in some."""
 
     def __init__(self, halves):
         self.config, self.halves, self.calls = DetectorConfig(), halves, 0
@@ -198,7 +225,10 @@ class Looking:
     def configure(self, config):
         pass
 
-    def __call__(self, image):
+    def encode(self, images):
+        return images
+
+    def find(self, image):
         self.calls += 1
         found = [mask for mask, _ in by_colour(image)][:1]
         if self.calls <= self.halves:
@@ -214,9 +244,9 @@ class Looking:
 
 
 @pytest.mark.parametrize('halves, expected', [(1, 1), (2, 1), (3, 2)])
-def test_only_what_several_looks_agree_on_is_proposed(halves, expected):
+def test_only_what_several_passes_agree_on_is_proposed(halves, expected):
     image, masks = picture()
-    found = by_agreement(Looking(halves))(image)
+    found = by_agreement(HalfSeeing(halves))(image)
     assert len(found) == expected
     whole = max(found, key=lambda item: item[0].pixels.sum())[0].full(150, 200)
     assert (whole & masks[0]).sum() / (whole | masks[0]).sum() > 0.9
@@ -230,20 +260,93 @@ def test_sam_is_asked_for_by_name_and_needs_its_weights(monkeypatch, tmp_path):
         by_sam('masa_sam_vitb', 'cpu')
 
 
+def test_sams_masks_come_with_their_predicted_quality(monkeypatch):
+    image, _ = picture()
+    masks, scores = zip(*by_colour(image))
+
+    class Everything:
+        def detect(self, frames):
+            boxes = np.array([(m.x, m.y, m.x + m.width, m.y + m.height) for m in masks])
+            assert [frame.image is image for frame in frames] == [True]
+            return [Instances(boxes.astype(np.float32), np.float32(scores), masks=masks)]
+
+    def load(config, device):
+        assert (config, device) == (EverythingConfig('masa_sam_vith'), 'cpu')
+        return Everything()
+
+    monkeypatch.setattr(EverythingDetector, 'load', load)
+    found = by_sam('masa_sam_vith', 'cpu')(image)
+    assert [mask for mask, _ in found] == list(masks)
+    np.testing.assert_allclose([score for _, score in found], scores)
+
+
 def test_photographs_are_scenes_by_number(folder, tmp_path):
     write_proposals(sorted(folder.glob('*.png')), folder, tmp_path / 'out', by_colour, 'test')
     entries = read_proposals(tmp_path / 'out', folder)
     (folder / '1.png').write_text('damaged since')
     blended = ViewConfig(size=(96, 128), mixup=1.0, scale=(0.9, 1.0), shift=0.0)
-    early, late = (Photographs(entries, blended, plain_after=n).sample(5) for n in (6, 5))
+    early, late = (Photographs(entries, blended, plain_after=n).pair(5) for n in (6, 5))
     assert max(early.ids[0].tolist()) > 5 >= max(late.ids[0].tolist())
     source = Photographs(entries, ViewConfig(size=(96, 128)))
-    first, again = source.sample(5), Photographs(entries, ViewConfig(size=(96, 128))).sample(5)
+    first, again = source.pair(5), Photographs(entries, ViewConfig(size=(96, 128))).pair(5)
     torch.testing.assert_close(first.images, again.images)
     assert first.images.shape == (2, 3, 96, 128)
     for index in range(12):
-        source.sample(index)
-    assert source.unreadable == {'1.png'}
+        source.pair(index)
+    assert list(source.left_out) == [str(folder / '1.png')]
+
+
+SQUARE = {'size': [150, 200], 'counts': [0, 150, 150 * 199]}
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        ({'masks': ({'size': [150, 200], 'counts': [3]},)}, 'mask 0: .*add up to 3'),
+        ({'masks': (SQUARE, {'size': [150, 200]})}, 'mask 1: .*NoneType'),
+        ({'masks': (SQUARE, 5)}, 'mask 1: 5 is no mask'),
+        ({'masks': ({'size': [150, 200], 'counts': ['a']},)}, 'a run of .a.'),
+        ({'masks': ([[1, 1, 9, 1, 9]],)}, 'no polygon'),
+        ({'masks': ([[1, 1, 9, 1, 9, float('nan')]],)}, 'corner at nan'),
+        ({'masks': ({'a': 1},)}, 'no mask'),
+        ({'size': (200, 150)}, 'in an image of 150 x 200'),
+        ({'size': (0, 200)}, 'in an image of 200 x 0'),
+        ({'size': (-150, 200)}, 'in an image'),
+        ({'size': (None, 200)}, 'size of the image is None'),
+        ({'size': (150.5, 200)}, 'size of the image is 150.5'),
+        ({'size': (0, 0), 'masks': ([[1, 1, 9, 1, 9, 9]],)}, 'a mask of 0 x 0'),
+        ({'path': 'notes.png'}, 'cannot be read'),
+        ({'path': 'sliver.png'}, 'cannot be read'),
+    ],
+)
+def test_what_is_damaged_is_left_out(folder, change, words):
+    (folder / 'notes.png').write_text('no image')
+    cv2.imwrite(str(folder / 'sliver.png'), np.zeros((1, 9000), np.uint8))
+    good = Entry(folder / '0.png', (SQUARE,), (150, 200))
+    bad = Entry(folder / '1.png', (SQUARE,), (150, 200))._replace(**change)
+    bad = bad._replace(path=folder / bad.path)
+    scenes = Photographs([good, bad], ViewConfig(size=(64, 64)))
+    for number in range(8):
+        assert scenes.pair(number).images.shape == (2, 3, 64, 64)
+    assert list(scenes.left_out) == [str(bad.path)]
+    assert re.search(words, scenes.left_out[str(bad.path)])
+    with pytest.raises(SourceError, match=f'none of 1 images.*{words}'):
+        Photographs([bad], ViewConfig(size=(64, 64))).pair(0)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_training_counts_what_it_leaves_out(folder, tmp_path, workers):
+    good = Entry(folder / '0.png', (SQUARE,), (150, 200))
+    bad = Entry(folder / '1.png', ({'size': [150, 200]},), (150, 200))
+    views, told = ViewConfig(size=(64, 64)), []
+    options = {'steps': 4, 'pairs': 1, 'workers': workers, 'precision': 'fp32'}
+    config = TrainConfig('masa_nano', tmp_path / 'run', **options)
+    train(config, Photographs([good, bad], views), log=told.append)
+    (line,) = told
+    assert line.startswith(f'photographs left out: 1 ({bad.path}: mask 0: ')
+    # When nothing is left the error is one line, whichever process met it.
+    with pytest.raises(SourceError, match=r'^none of 1 images[^\n]*mask 0: [^\n]*$'):
+        train(dataclasses.replace(config, output=tmp_path / 'none'), Photographs([bad], views))
 
 
 def test_a_mixture_gives_everyone_his_share():
@@ -251,13 +354,13 @@ def test_a_mixture_gives_everyone_his_share():
         def __init__(self, value):
             self.value = value
 
-        def sample(self, index):
+        def pair(self, index):
             return self.value
 
     mixture = Mixture([(0.25, Fixed('a')), (0.75, Fixed('b'))])
-    drawn = [mixture.sample(i) for i in range(2000)]
+    drawn = [mixture.pair(i) for i in range(2000)]
     assert 0.2 < drawn.count('a') / 2000 < 0.3
-    assert drawn == [mixture.sample(i) for i in range(2000)]
+    assert drawn == [mixture.pair(i) for i in range(2000)]
 
 
 def test_the_command_trains_on_proposals(folder, tmp_path, capsys):

@@ -1,8 +1,10 @@
 import contextlib
+import dataclasses
 import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import av
@@ -17,11 +19,12 @@ from masa_ros import cli, overlay
 from masa_ros.errors import ImageError, SourceError
 from masa_ros.evaluation.metrics import evaluate
 from masa_ros.masks import mask_from_msg
-from masa_ros.replay.bags import COMPRESSED_TYPE, IMAGE_TYPE, BagWriter, typestore
-from masa_ros.replay.recorder import Recorder
-from masa_ros.replay.sources import open_source
-from masa_ros.tracks_file import TrackedFrame, read_tracks, write_tracks
-from masa_ros.types import Frame, Instances, Mask, TrackState
+from masa_ros.recordings.bags import COMPRESSED_TYPE, IMAGE_TYPE, BagWriter, typestore
+from masa_ros.recordings.detections import read_detections
+from masa_ros.recordings.recorder import Recorder
+from masa_ros.recordings.sources import open_source
+from masa_ros.recordings.tracks_file import TrackedFrame, read_tracks, write_tracks
+from masa_ros.types import Frame, Instances, Mask, Result, TrackState
 
 COUNT = 6
 
@@ -245,13 +248,93 @@ def test_frames_in_common_are_needed():
 
 def test_tracks_survive_the_file(tmp_path):
     states = [TrackState.TRACKED, TrackState.LOST]
-    written_frames = frames(boxes([3, 4], [10, 50], states), boxes([], []))
+    two = dataclasses.replace(
+        boxes([3, 4], [10, 50], states),
+        scores=np.array([0.75, 0.5], np.float32),
+        labels=np.array([2, -1], np.int32),
+    )
+    written_frames = [
+        dataclasses.replace(frame, class_names={2: 'cup'} if len(frame.instances) else {})
+        for frame in frames(two, boxes([], []))
+    ]
     write_tracks(tmp_path / 't.json', 'masa_nano', written_frames)
-    for a, b in zip(written_frames, read_tracks(tmp_path / 't.json'), strict=True):
-        np.testing.assert_array_equal(a.instances.boxes, b.instances.boxes)
-        np.testing.assert_array_equal(a.instances.states, b.instances.states)
-        for m, n in zip(a.instances.masks, b.instances.masks, strict=True):
-            np.testing.assert_array_equal(m.full(60, 200), n.full(60, 200))
+    assert read_tracks(tmp_path / 't.json') == written_frames
+
+
+def test_names_of_given_detections_go_through_to_the_end(recordings, seeded_weights, tmp_path):
+    items = [
+        {'image_id': f'{i + 8}.png', 'bbox': [30 + 4 * i, 40, 80, 80], 'score': 0.97}
+        | {'category_id': 5}
+        for i in range(COUNT)
+    ]
+    document = {
+        'images': [{'id': f'{i + 8}.png', 'file_name': f'{i + 8}.png'} for i in range(COUNT)],
+        'annotations': items,
+        'categories': [{'id': 5, 'name': 'red ball'}],
+    }
+    (tmp_path / 'boxes.json').write_text(json.dumps(document))
+    options = ('--detections', str(tmp_path / 'boxes.json'))
+    assert replay(recordings / 'frames', tmp_path / 'out', seeded_weights, *options) == 0
+    names = json.loads((tmp_path / 'out/tracks.json').read_text())['frames']
+    assert {i['class_name'] for f in names for i in f['instances']} == {'red ball'}
+    with AnyReader([tmp_path / 'out/tracks.mcap'], default_typestore=typestore()) as reader:
+        (connection,) = reader.connections
+        sent = [reader.deserialize(raw, connection.msgtype) for _, _, raw in reader.messages()]
+    assert {i.class_name for m in sent for i in m.instances} == {'red ball'}
+    plain, named = (
+        overlay.draw(scene(), boxes([1], [60]), names) for names in ({}, {-1: 'red ball'})
+    )
+    assert (plain != named).any(), 'the overlay shows the name'
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        *({'bbox': value} for value in ([1, 1, 5], [1, 1, 0, 5], [1, 1, 1e99, 5], 'abc', None)),
+        *({'score': value} for value in (2, float('nan'), 'x', None)),
+        *({'category_id': value} for value in ('x', 1e300, float('nan'), 1 << 40)),
+        *({'image_id': value} for value in ([], {}, None, 1.5)),
+        {'segmentation': {'size': [4, 4], 'counts': [3]}},
+        {'segmentation': {'size': [-4, 4], 'counts': 'ab'}},
+        {'segmentation': {'size': 7, 'counts': None}},
+        {'segmentation': {}},
+    ],
+    ids=str,
+)
+def test_damaged_detections_are_named(tmp_path, change):
+    good = {'image_id': 0, 'bbox': [1, 1, 5, 5], 'score': 0.5}
+    path = tmp_path / 'boxes.json'
+    path.write_text(json.dumps([good, good | change]))
+    with pytest.raises(SourceError, match='annotation 1'):
+        read_detections(path)
+
+
+def test_what_a_recorder_remembers_does_not_grow_with_the_recording(tmp_path):
+    tracks, still = boxes([1], [30]), scene()
+
+    def remembered(frames):
+        with Recorder(tmp_path / str(frames), 'test', 10.0, video=False) as recorder:
+            tracemalloc.start()
+            for i in range(frames):
+                recorder.add(i, f'{i}', Result(Frame(still, i * 10**8), tracks))
+                recorder.refuse(f'x{i}', 'late')
+                recorder.took(1.0)
+            size = tracemalloc.get_traced_memory()[0]
+            tracemalloc.stop()
+        assert len(read_tracks(tmp_path / str(frames) / 'tracks.json')) == frames
+        return size
+
+    few, many = remembered(1500), remembered(4500)
+    assert many - few < 3000 * 60, 'bytes: a frame costs a number and its place in a chunk'
+
+
+def test_tracks_are_on_disk_before_the_recording_ends(tmp_path):
+    with Recorder(tmp_path, 'test', 10.0, video=False) as recorder:
+        for i in range(200):
+            recorder.add(i, f'{i}', Result(Frame(scene(), i * 10**8), boxes([1], [30])))
+        assert (tmp_path / 'tracks.tmp').stat().st_size > 10_000
+        assert not (tmp_path / 'tracks.json').exists()
+    assert len(read_tracks(tmp_path / 'tracks.json')) == 200
 
 
 @pytest.mark.parametrize('size', [(240, 320), (1080, 1920), (16, 16)])
@@ -268,6 +351,16 @@ def test_the_overlay_colours_the_object_and_leaves_the_rest(size):
         assert (drawn[100:, 200:] == 100).all()
 
 
+def test_the_overlay_draws_whatever_it_is_given():
+    wild = Instances(
+        np.array([(-1e30, 5, 1e30, 9), (np.nan, 1, 2, 3), (5, 5, 900, 900)], np.float32),
+        masks=(None, None, Mask(30, 30, np.ones((60, 60), bool))),
+        track_ids=np.array([1, 2, 3]),
+        states=np.full(3, TrackState.TRACKED, np.uint8),
+    )
+    assert overlay.draw(np.zeros((40, 50, 3), np.uint8), wild).shape == (40, 50, 3)
+
+
 def test_help_needs_neither_torch_nor_ros():
     code = (
         'import sys; from masa_ros import cli\n'
@@ -278,9 +371,28 @@ def test_help_needs_neither_torch_nor_ros():
     subprocess.run([sys.executable, '-c', code], check=True, cwd='/', stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize('command', ['node', 'demo'])
+def test_without_ros_there_is_one_line(command, tmp_path):
+    code = (
+        'import sys\n'
+        'class NoRos:\n'
+        '    def find_spec(self, name, path=None, target=None):\n'
+        '        if name == "rclpy": raise ModuleNotFoundError("no rclpy", name=name)\n'
+        'sys.meta_path.insert(0, NoRos())\n'
+        'from masa_ros import cli\n'
+        f'sys.exit(cli.main([{command!r}]))'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert f'masa_ros {command}: needs ROS 2' in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_the_core_needs_no_ros():
     code = (
-        'import sys, masa_ros.pipeline, masa_ros.replay.command, masa_ros.training.train\n'
+        'import sys, masa_ros.methods, masa_ros.replay.command, masa_ros.training.train\n'
         'assert not any(m.split(".")[0] == "rclpy" for m in sys.modules)'
     )
     subprocess.run([sys.executable, '-c', code], check=True, cwd='/')
@@ -293,7 +405,7 @@ def killed_while_recording(path, frames):
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from conftest import scene
-from masa_ros.replay.bags import IMAGE_TYPE, BagWriter
+from masa_ros.recordings.bags import IMAGE_TYPE, BagWriter
 from pathlib import Path
 writer = BagWriter(Path({str(path)!r}), '/camera/image_raw', IMAGE_TYPE)
 for number in range({frames}):
@@ -327,7 +439,7 @@ def test_an_interrupted_replay_leaves_what_it_has(tmp_path):
         contextlib.suppress(KeyboardInterrupt),
         Recorder(tmp_path, 'test', 10.0, video=False) as recorder,
     ):
-        recorder.add(0, 'first', frame, tracks)
+        recorder.add(0, 'first', Result(frame, tracks))
         raise KeyboardInterrupt
     with AnyReader([tmp_path / 'tracks.mcap'], default_typestore=typestore()) as reader:
         assert len(list(reader.messages())) == 1

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masa_ros.errors import ConfigError
-from masa_ros.tracking import Tracker, TrackerConfig
+from masa_ros.tracking import ReleasedConfig, Tracker, TrackerConfig, make_tracker
 from masa_ros.tracking.assignment import optimal
 from masa_ros.tracking.geometry import ious
 from masa_ros.tracking.similarity import bisoftmax, masa_similarity
@@ -146,6 +146,38 @@ def test_stamps_may_stand_still_or_jump_back():
         assert np.isfinite(tracks.boxes).all()
 
 
+def test_nobody_becomes_immortal_when_the_clock_is_set_back():
+    tracker = Tracker(TrackerConfig(confirm_frames=1, publish_lost=True, memory_seconds=1.0))
+    for t in range(3):
+        tracker.update(seen((0, 100, 100)), 100 * SECOND + t * FRAME)
+    ages = [len(tracker.update(seen(), 50 * SECOND + t * FRAME)) for t in range(20)]
+    assert ages == [1] * 11 + [0] * 9, 'no time passes by the jump, and then it does'
+
+
+def test_tracks_go_on_in_images_of_another_size():
+    tracker = Tracker(TrackerConfig(confirm_frames=1, publish_lost=True))
+    for t in range(3):
+        tracker.update(seen((0, 100, 100), (1, 300, 200)), t * FRAME)
+    tracker.rescale(2.0, 0.5)
+    tracks = tracker.update(seen((0, 200, 50)), 3 * FRAME)
+    assert tracks.track_ids.tolist() == [1, 2]
+    np.testing.assert_array_equal(tracks.boxes[1], [560, 90, 640, 110])
+    mask = tracks.masks[1]
+    before = seen((1, 300, 200)).masks[0]
+    assert mask == before.scaled(2.0, 0.5)
+
+
+@pytest.mark.parametrize('config', [TrackerConfig(), ReleasedConfig(init_score_thr=0.5)])
+def test_a_track_that_is_removed_is_forgotten(config):
+    tracker = make_tracker(config)
+    for t in range(3):
+        tracker.update(seen((0, 100, 100), (1, 300, 300)), t * FRAME)
+    assert tracker.remove(1) and not tracker.remove(1) and not tracker.remove(77)
+    for t in range(3, 6):
+        tracks = tracker.update(seen((0, 100, 100), (1, 300, 300)), t * FRAME)
+    assert sorted(tracks.track_ids.tolist()) == [2, 3]
+
+
 def test_numbers_that_are_not_finite_are_refused_and_counted():
     tracker = Tracker(TrackerConfig(publish_tentative=True))
     found = seen((0, 100, 100), (1, 200, 200), (2, 300, 300))
@@ -260,6 +292,16 @@ def test_a_track_does_not_coast_on(what, there):
     assert [t.states.tolist() for t in after] == [[TrackState.LOST]] * 3
 
 
+def test_coasted_tracks_stand_where_their_score_belongs():
+    tracker = Tracker(TrackerConfig(confirm_frames=1, publish_lost=True))
+    for t in range(-6, 4):
+        tracker.update(seen((0, 100, 100), (1, 300, 300), (2, 500, 500)), t * FRAME)
+    probe = probe_that_sees((0, 100, 100, 0.8), (9, 500, 500, 0.1))
+    tracks = tracker.update(seen((1, 300, 300, 0.6)), 4 * FRAME, probe)
+    assert tracks.track_ids.tolist() == [1, 2, 3]
+    assert tracks.states.tolist() == [TrackState.COASTED, TrackState.TRACKED, TrackState.LOST]
+
+
 def test_coasting_ends_in_time_and_can_be_switched_off():
     probe = probe_that_sees((0, 117, 100, 0.35))
     _, after = coasting(probe, frames=8)
@@ -289,6 +331,17 @@ def test_labels_are_voted_on():
     assert labels == [7, 7, 7, 7]
     labels = [last.update(labelled(*v), t * FRAME).labels[0] for t, v in enumerate(votes)]
     assert labels == [7, 7, 3, -1]
+
+
+@pytest.mark.parametrize('vote, label', [(True, 7), (False, 3)])
+def test_a_lost_track_keeps_its_label(vote, label):
+    config = TrackerConfig(confirm_frames=1, vote_labels=vote, publish_lost=True)
+    tracker = Tracker(config)
+    for t, known in enumerate((7, 7, 3)):
+        labels = np.array([known], np.int32)
+        tracker.update(dataclasses.replace(seen((0, 100, 100)), labels=labels), t * FRAME)
+    lost = tracker.update(seen(), 3 * FRAME)
+    assert (lost.states.tolist(), lost.labels.tolist()) == ([TrackState.LOST], [label])
 
 
 def test_a_weak_detection_takes_no_track_from_a_sure_one():

@@ -10,11 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from masa_ros import methods
+from masa_ros.detectors.masa import DetectorConfig
 from masa_ros.errors import ImageError
-from masa_ros.models.detector import DetectorConfig
+from masa_ros.methods.masa import MasaConfig
 from masa_ros.overlay import draw
-from masa_ros.pipeline import Pipeline, PipelineConfig
-from masa_ros.replay.sources import open_source
+from masa_ros.recordings.sources import open_source
+from masa_ros.streams.stream import Stream
 
 ROOT = Path(__file__).resolve().parent.parent
 # Recordings whose licences allow it, named in docs/masa_nano.md, and the frames that are shown.
@@ -31,14 +33,15 @@ TILE = (400, 225)  # width, height
 
 def tiles(folder: Path, shown: tuple[int, ...], weights: str) -> list[np.ndarray]:
     """Track a recording and draw some of its frames."""
-    pipeline = Pipeline.build(PipelineConfig(DetectorConfig(weights=weights)))
+    stream = Stream(methods.load('masa', MasaConfig(DetectorConfig(weights=weights))))
+    items = itertools.islice(open_source(folder), max(shown) + 1)
+    frames = [item.frame for item in items if not isinstance(item.frame, ImageError)]
+    chosen = [frames[number].stamp_ns for number in shown]
+    results = [result for frame in frames for result in stream.track(frame)]
     drawn = []
-    for number, item in enumerate(itertools.islice(open_source(folder), max(shown) + 1)):
-        if isinstance(item.frame, ImageError):
-            continue
-        tracks = pipeline(item.frame)
-        if number in shown:
-            picture = draw(item.frame.image, tracks[tracks.present])
+    for frame, tracks, names in [*results, *stream.finish()]:
+        if frame.stamp_ns in chosen:
+            picture = draw(frame.image, tracks[tracks.present], names)
             scale = max(TILE[0] / picture.shape[1], TILE[1] / picture.shape[0])
             small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             top = (small.shape[0] - TILE[1]) // 2

@@ -182,6 +182,8 @@ def build(python: Path) -> None:
         log='cmake-configure',
     )
     run('cmake', '--build', build_folder, '--parallel', log='cmake-build')
+    for before in VENV.glob('lib/python*/site-packages/masa_ros'):
+        shutil.rmtree(before)  # modules that are gone must not stay importable
     run('cmake', '--install', build_folder, log='cmake-install')
     command = VENV / 'bin' / 'masa_ros'
     program = (ROOT / 'scripts' / 'masa_ros').read_text()

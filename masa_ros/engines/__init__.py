@@ -1,4 +1,5 @@
 """How a network runs: eager PyTorch, torch.compile, TensorRT. Build, check, keep.
 
-``prepare.Engines`` does it all for a detector; ``runtimes`` says what a runtime is.
+``prepare.Engines`` does it all for what ``compilable.Compilable`` says; ``runtimes`` says what a
+runtime is. Nothing here knows a model.
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -18,9 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from masa_ros import models
 from masa_ros.models.files import user_folder
 
 _MAGIC = b'masa_ros engine 1\n'
@@ -30,24 +26,6 @@ _SUFFIX = '.engine'
 def engines_folder() -> Path:
     """Folder of the engines: ``MASA_ROS_ENGINES``, or one in the user's cache."""
     return user_folder('MASA_ROS_ENGINES', 'engines')
-
-
-@functools.cache
-def code_version() -> str:
-    """Hash of the source of the networks: an engine built from other code is another engine."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(models.__file__).parent.glob('*.py')):
-        digest.update(file.name.encode() + b'\0' + file.read_bytes() + b'\0')
-    return digest.hexdigest()
-
-
-def weights_version(network: torch.nn.Module) -> str:
-    """Hash of the values of all parameters and buffers, wherever they were read from."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f'{name} {tuple(value.shape)} {value.dtype}'.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def key_of(facts: dict[str, Any]) -> str:

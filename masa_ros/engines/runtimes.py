@@ -35,7 +35,7 @@ class Runtime(Protocol):
         """Return the versions that its engines depend on."""
 
     def build(self, stage: Stage, inputs: Sequence[Tensor]) -> bytes:
-        """Compile a stage for inputs of these shapes and types; any number of boxes.
+        """Compile a stage for inputs of these shapes and types; any number of rows.
 
         Raises
         ------
@@ -108,20 +108,20 @@ class CompileRuntime:
 class _Compiled(Eager):
     def __init__(self, stage: Stage, dtype: torch.dtype) -> None:
         super().__init__(stage, dtype)
-        self._forward = torch.compile(stage, dynamic=stage.per_box, fullgraph=True)
+        self._forward = torch.compile(stage, dynamic=bool(stage.rows), fullgraph=True)
 
     def __call__(self, **tensors: Tensor) -> dict[str, Tensor]:
-        inputs = self.stage.arrange(tensors, self.dtype)
-        count = len(inputs[0])
-        if self.stage.per_box and count == 1:
-            # A single box would be compiled once more: tracing takes one for a constant.
+        inputs, rows = self.stage.arrange(tensors, self.dtype), self.stage.rows
+        single = bool(rows) and len(tensors[rows[0]]) == 1
+        if single:
+            # A single row would be compiled once more: tracing takes one for a constant.
             inputs = [
-                torch.cat((value, value)) if name in self.stage.rows else value
+                torch.cat((value, value)) if name in rows else value
                 for name, value in zip(self.stage.inputs, inputs)
             ]
         found = self._forward(*inputs)
-        if self.stage.per_box:
-            found = tuple(value[:count] for value in found)
+        if single:
+            found = tuple(value[:1] for value in found)
         return dict(zip(self.stage.outputs, found))
 
 

@@ -13,15 +13,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from masa_ros.errors import EngineError
 from masa_ros.models.forms import portable_forms
-from masa_ros.models.stages import AT_ONCE, Run, Stage
+from masa_ros.models.stages import Run, Stage
+
+
+class _Positional(nn.Module):
+    """A stage whose inputs are a sequence, whatever its ``forward`` calls them."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Run the stage."""
+        return tuple(self.stage(*inputs))
 
 
 def export(stage: Stage, inputs: Sequence[Tensor]) -> torch.export.ExportedProgram:
-    """Export a stage for inputs of these shapes, with any number of boxes.
+    """Export a stage for inputs of these shapes, with any number of rows.
 
     Raises
     ------
@@ -29,14 +41,15 @@ def export(stage: Stage, inputs: Sequence[Tensor]) -> torch.export.ExportedProgr
         When torch.export cannot trace it.
 
     """
-    count = torch.export.Dim('boxes', min=1, max=AT_ONCE[stage.name]) if stage.per_box else None
-    free = [{0: count} if name in stage.rows else {} for name in stage.inputs]
-    first, rest = free[0], tuple(free[1:])
-    # A stage takes its first input by name and the others as a sequence.
-    shapes: Any = ((first, rest) if rest else (first,)) if count is not None else None
+    shapes: Any = None
+    if stage.rows:
+        count = torch.export.Dim('rows', min=1, max=stage.most)
+        shapes = (tuple({0: count} if name in stage.rows else {} for name in stage.inputs),)
     try:
         with portable_forms(), torch.no_grad():
-            return torch.export.export(stage, tuple(inputs), dynamic_shapes=shapes, strict=False)
+            return torch.export.export(
+                _Positional(stage), tuple(inputs), dynamic_shapes=shapes, strict=False
+            )
     except Exception as error:  # whatever torch says of a graph it cannot trace
         raise EngineError(f'{stage.name} cannot be exported: {first_line(error)}') from error
 
@@ -77,7 +90,7 @@ class TensorRT:
             if name not in stage.rows:
                 described.append(torch_tensorrt.Input(value.shape, dtype=value.dtype))
                 continue
-            most, rest = AT_ONCE[stage.name], tuple(value.shape[1:])
+            most, rest = stage.most, tuple(value.shape[1:])
             described.append(
                 torch_tensorrt.Input(
                     min_shape=(1, *rest),
@@ -147,7 +160,13 @@ class _Engine:
         return _DTYPES[self._engine.get_tensor_dtype(name).name]
 
 
-_DTYPES = {'FLOAT': torch.float32, 'HALF': torch.float16}
+_DTYPES = {
+    'FLOAT': torch.float32,
+    'HALF': torch.float16,
+    'INT32': torch.int32,
+    'INT64': torch.int64,
+    'BOOL': torch.bool,
+}
 
 
 def _modules() -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from pycocotools import mask as coco
 from masa_ros.errors import SourceError
 from masa_ros.evaluation.teta import Observed, teta
 from masa_ros.masks import coco_rle
+from masa_ros.recordings.tracks_file import TrackedFrame
 from masa_ros.tracking.geometry import ious
-from masa_ros.tracks_file import TrackedFrame
 from masa_ros.types import Instances
 
 _MAX_TRACKS = 100  # of AR100
@@ -69,12 +69,22 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """What is claimed about one frame, and what is true; overlap (N, M) of truth and claims."""
+    """What is claimed about one frame, and what is true.
+
+    Attributes
+    ----------
+    frame: with all that was tracked, and the names of its classes.
+    truth, claims: what is compared.
+    overlap: (N, M) of truth and claims.
+    truth_names: of the classes of the truth.
+
+    """
 
     frame: TrackedFrame
     truth: Instances
     claims: Instances
     overlap: NDArray[np.float64]
+    truth_names: Mapping[int, str]
 
 
 def pair(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> tuple[list[Pair], str]:
@@ -99,17 +109,15 @@ def pair(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> tuple[
                 f'frame {ours.index} has {ours.width} x {ours.height} pixels in the tracks and '
                 f'{theirs.width} x {theirs.height} in the ground truth'
             )
-    sides = [
-        (o, t.instances[t.instances.present], o.instances[o.instances.present]) for o, t in both
-    ]
+    sides = [(t.instances[t.instances.present], o.instances[o.instances.present]) for o, t in both]
     masks = all(
         one.masks is not None and all(m is not None for m in one.masks)
-        for _, theirs, claims in sides
-        for one in (theirs, claims)
+        for side in sides
+        for one in side
     )
     pairs = [
-        Pair(frame, theirs, claims, _overlap(frame, theirs, claims, masks))
-        for frame, theirs, claims in sides
+        Pair(ours, *side, _overlap(ours, *side, masks), theirs.class_names)
+        for (ours, theirs), side in zip(both, sides)
     ]
     return pairs, 'mask' if masks else 'box'
 

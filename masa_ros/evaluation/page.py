@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import collections
 import dataclasses
 import html
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -17,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from masa_ros import overlay
 from masa_ros.evaluation.metrics import Pair, Scores, text_of
+from masa_ros.types import Instances
 
 _MATCH = 0.5  # overlap at which a track stands for an object, as in CLEAR MOT
 _PICTURE = 480  # longest side of the embedded pictures, pixels
@@ -94,16 +96,18 @@ def page(
 
     """
     lines = timelines(pairs)
+    objects = _called('object', ((p.truth, p.truth_names) for p in pairs))
+    tracks = _called('track', ((p.claims, p.frame.class_names) for p in pairs))
     rows = [
-        (f'object {key}', _runs(values), [e for e in lines.switches if e.truth_id == key])
+        (objects[key], _runs(values), [e for e in lines.switches if e.truth_id == key])
         for key, values in lines.objects.items()
     ]
     rows += [
-        (f'track {key}, no object', _runs(np.where(there, key, -1)), [])
+        (f'{tracks[key]}, no object', _runs(np.where(there, key, -1)), [])
         for key, there in lines.extra.items()
     ]
     width = len(pairs)
-    drawn = '\n'.join(_row(label, runs, events, width) for label, runs, events in rows)
+    drawn = '\n'.join(_row(label, runs, events, tracks, width) for label, runs, events in rows)
     every = max(1, -(-width // _MOST_PICTURES))
     shown = {pairs[row].frame.index: row for row in range(0, width, every)}
     pictures = {shown[i]: _jpeg(pairs[shown[i]], x) for i, x in enumerate(images) if i in shown}
@@ -126,6 +130,18 @@ def page(
     return text.replace('@DATA@', json.dumps(data).replace('<', '\\u003c'))
 
 
+def _called(what: str, frames: Iterable[tuple[Instances, Mapping[int, str]]]) -> dict[int, str]:
+    """Texts for everything with an id: the id, and the class it has most often by its name."""
+    names: dict[int, collections.Counter[str]] = {}
+    for one, known in frames:
+        for own, label in zip(one.track_ids.tolist(), one.labels.tolist()):
+            names.setdefault(own, collections.Counter())[known.get(label, '')] += 1
+    return {
+        own: html.escape(f'{what} {own} {counts.most_common(1)[0][0]}'.strip())
+        for own, counts in names.items()
+    }
+
+
 def _runs(values: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """Stretches of equal values that are not -1: (first, end, value)."""
     edges = np.flatnonzero(np.diff(values)) + 1
@@ -133,7 +149,13 @@ def _runs(values: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     return [(a, b, int(values[a])) for a, b in itertools.pairwise(bounds) if values[a] != -1]
 
 
-def _row(label: str, runs: list[tuple[int, int, int]], events: list[Event], width: int) -> str:
+def _row(
+    label: str,
+    runs: list[tuple[int, int, int]],
+    events: list[Event],
+    tracks: Mapping[int, str],
+    width: int,
+) -> str:
     """One timeline: a bar of the track's colour, hollow where the object is missed."""
     parts = []
     for first, end, track_id in runs:
@@ -141,8 +163,8 @@ def _row(label: str, runs: list[tuple[int, int, int]], events: list[Event], widt
         if track_id:
             red, green, blue = overlay.colour_of(track_id)
             parts.append(
-                f'<rect {place} fill="rgb({red},{green},{blue})"><title>track {track_id}</title>'
-                '</rect>'
+                f'<rect {place} fill="rgb({red},{green},{blue})">'
+                f'<title>{tracks[track_id]}</title></rect>'
             )
         else:
             parts.append(f'<rect {place} class="missed"><title>missed</title></rect>')
@@ -152,7 +174,7 @@ def _row(label: str, runs: list[tuple[int, int, int]], events: list[Event], widt
         for e in events
     ]
     return (
-        f'<div class="row"><span>{label}</span><svg viewBox="0 0 {width} 16" '
+        f'<div class="row"><span title="{label}">{label}</span><svg viewBox="0 0 {width} 16" '
         f'preserveAspectRatio="none">{"".join(parts)}</svg></div>'
     )
 
@@ -162,7 +184,7 @@ def _jpeg(p: Pair, image: NDArray[np.uint8] | None) -> str:
     frame = p.frame
     if image is None or image.shape[:2] != (frame.height, frame.width):
         image = np.full((frame.height, frame.width, 3), 96, np.uint8)
-    canvas = overlay.draw(image, p.claims)
+    canvas = overlay.draw(image, p.claims, frame.class_names)
     for box in p.truth.boxes:
         x0, y0, x1, y1 = (round(float(v)) for v in box)
         cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), (255, 255, 255), 1)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from masa_ros.pipeline import Pipeline
+from masa_ros.streams.stream import Stream
 from masa_ros.tracking.geometry import areas, ious
 from masa_ros.types import Frame, Instances
 
@@ -61,26 +61,25 @@ class Palindrome:
     crowd: float
 
 
-def palindrome(frames: Iterable[Frame], pipeline: Pipeline) -> Palindrome:
-    """Track frames forwards and back; the pipeline is reset before.
+def palindrome(frames: Iterable[Frame], stream: Stream[Any]) -> Palindrome:
+    """Track frames forwards and back on a stream that has seen nothing yet.
 
-    The way back begins one frame distance after the last frame, with stamps that go on.
+    The way back begins one frame distance after the last frame, with stamps that go on. A method
+    may answer late: what it says is told apart by the frames that it is about.
     """
-    kept: list[Frame] = list(frames)
-    pipeline.reset()
-    out = [_present(pipeline(frame)) for frame in kept]
-    back: list[Instances] = [Instances.empty()] * len(kept)
-    ages = np.zeros(len(kept))
-    for k in range(len(kept) - 2, -1, -1):
-        last = kept[-1].stamp_ns
-        stamp_ns = 2 * last - kept[k].stamp_ns
-        back[k] = _present(pipeline(kept[k]._replace(stamp_ns=stamp_ns)))
-        ages[k] = (stamp_ns - kept[k].stamp_ns) * 1e-9
-    return compare(out[:-1], back[:-1], ages[:-1])
-
-
-def _present(tracks: Instances) -> Instances:
-    return tracks[tracks.present]
+    way = list(frames)
+    last = len(way) - 1
+    ages = np.zeros(len(way))
+    for k in range(last - 1, -1, -1):
+        stamp_ns = 2 * way[last].stamp_ns - way[k].stamp_ns
+        way.append(way[k]._replace(stamp_ns=stamp_ns))
+        ages[k] = (stamp_ns - way[k].stamp_ns) * 1e-9
+    results = [result for frame in way for result in stream.track(frame)]
+    place = {id(frame): number for number, frame in enumerate(way)}
+    seen = [Instances.empty()] * len(way)
+    for result in [*results, *stream.finish()]:
+        seen[place[id(result.frame)]] = result.tracks[result.tracks.present]
+    return compare(seen[:last], seen[:last:-1], ages[:-1])
 
 
 def compare(out: list[Instances], back: list[Instances], ages: NDArray[np.float64]) -> Palindrome:

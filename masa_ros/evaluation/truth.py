@@ -6,30 +6,41 @@ YouTube-VIS, BURST-like), scalabel json (BDD100K), and folders of PNG id masks (
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from pycocotools import mask as coco
+from PIL import Image
 
 from masa_ros.errors import SourceError
+from masa_ros.evaluation.fields import (
+    Box,
+    box_of,
+    box_of_size,
+    key,
+    listed,
+    member,
+    read_json,
+    text,
+    whole,
+)
 from masa_ros.images import natural_order
-from masa_ros.masks import crop, mask_from_coco_rle
-from masa_ros.tracks_file import FORMAT, TrackedFrame, read_tracks
-from masa_ros.types import Instances, Mask, TrackState
+from masa_ros.masks import crop, pixels_from_coco
+from masa_ros.recordings.tracks_file import FORMAT, TrackedFrame, read_tracks
+from masa_ros.types import LARGEST_SIDE, Instances, Mask, TrackState
 
 VOID = 255  # in 8-bit PNG id masks: not labelled
+_NO_NAMES: Mapping[int, str] = MappingProxyType({})
 
 
 class Row(NamedTuple):
-    """One labelled object in one frame: box as left, top, right, bottom in pixels."""
+    """One labelled object in one frame."""
 
     track_id: int
-    box: Sequence[float]
+    box: Box
     label: int = -1
     mask: Mask | None = None
 
@@ -58,25 +69,59 @@ def read_truth(path: Path, found: Sequence[TrackedFrame], video: str = '') -> li
         return _png_folder(path, found)
     if path.suffix.lower() == '.txt':
         return _mot(path, found)
-    try:
-        document = json.loads(path.read_text())
-    except OSError as error:
-        raise SourceError(f'{path} cannot be read: {error.strerror}') from error
-    except ValueError as error:
-        raise SourceError(f'{path} is no json: {error}') from error
-    if isinstance(document, dict) and str(document.get('format', '')) == FORMAT:
-        return read_tracks(path)
+    document = read_json(path)
+    if isinstance(document, dict) and document.get('format') == FORMAT:
+        truth = read_tracks(path)
+        check_tracks(path, truth, areas=True)
+        return truth
+    labelled = _Labelled(path, found)
     try:
         if isinstance(document, dict) and 'annotations' in document:
-            return _coco_video(path, document, found, video)
+            return _coco_video(document, labelled, video)
         frames = document.get('frames') if isinstance(document, dict) else document
         if isinstance(frames, list):
-            return _scalabel(path, frames, found, video)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise SourceError(f'{path} is damaged: {error!r}') from error
+            return _scalabel(frames, labelled, video)
+    except ValueError as error:
+        raise SourceError(f'{path}, {labelled.at}: {error}') from error
     raise SourceError(
         f'{path} is none of: tracks.json, MOTChallenge txt, COCO-video or TAO json, scalabel json'
     )
+
+
+def check_tracks(path: Path, frames: Sequence[TrackedFrame], areas: bool = False) -> None:
+    """Refuse tracks that cannot be compared with others, though their file can be read.
+
+    Parameters
+    ----------
+    path: of the file.
+    frames: as they stand in it.
+    areas: refuse boxes without an area as well.
+
+    Raises
+    ------
+    SourceError
+        Naming the file, the frame and what is wrong there.
+
+    """
+    known: set[int] = set()
+    for frame in frames:
+        at, one = f'{path}, frame {frame.index}', frame.instances
+        if frame.index in known:
+            raise SourceError(f'{at}: it is there twice')
+        known.add(frame.index)
+        if not (0 < frame.height <= LARGEST_SIDE and 0 < frame.width <= LARGEST_SIDE):
+            raise SourceError(f'{at}: an image of {frame.width} x {frame.height} pixels')
+        if not one.finite.all():
+            raise SourceError(f'{at}: boxes or scores that are no finite numbers')
+        sides = one.boxes[:, 2:] - one.boxes[:, :2]
+        if not np.isfinite(sides).all() or (sides < 0).any() or (areas and not sides.all()):
+            raise SourceError(f'{at}: boxes without an area')
+        for mask in one.masks or ():
+            if mask is not None and mask.clipped(frame.height, frame.width) is not mask:
+                raise SourceError(f'{at}: a mask that reaches beyond the image')
+        double = _double(one.track_ids.tolist())
+        if double is not None:
+            raise SourceError(f'{at}: the id {double} is there twice')
 
 
 def from_masks(
@@ -84,9 +129,8 @@ def from_masks(
 ) -> TrackedFrame:
     """Make the truth about an image of the masks (N, H, W) of its objects, none empty."""
     windows = [crop(mask) for mask in masks]
-    boxes = [(m.x, m.y, m.x + m.width, m.y + m.height) for m in windows]
     instances = Instances(
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        boxes=np.array([_window(mask) for mask in windows], np.float32).reshape(-1, 4),
         masks=tuple(windows),
         track_ids=np.array(ids, np.int64),
         states=np.full(len(ids), TrackState.TRACKED, np.uint8),
@@ -95,37 +139,38 @@ def from_masks(
     return TrackedFrame(index, f'frame {index}', stamp_ns, height, width, instances)
 
 
-def _frame(of: TrackedFrame, rows: Iterable[Row]) -> TrackedFrame:
-    """Labelled objects as the truth about a tracked frame."""
-    rows = list(rows)
-    ids = [row.track_id for row in rows]
-    if len(set(ids)) < len(ids):
-        double = next(i for i in ids if ids.count(i) > 1)
-        raise SourceError(f'frame {of.index} of the truth has the id {double} twice')
-    masks: tuple[Mask | None, ...] | None = tuple(row.mask for row in rows)
-    if masks and not any(mask is not None for mask in masks):
-        masks = None
-    instances = Instances(
-        boxes=np.array([row.box for row in rows], np.float32).reshape(-1, 4),
-        labels=np.array([row.label for row in rows], np.int32),
-        masks=masks,
-        track_ids=np.array(ids, np.int64),
-        states=np.full(len(rows), TrackState.TRACKED, np.uint8),
-    )
-    return TrackedFrame(of.index, of.source, of.stamp_ns, of.height, of.width, instances)
+def _window(mask: Mask) -> Box:
+    return mask.x, mask.y, mask.x + mask.width, mask.y + mask.height
 
 
-class _Places:
-    """Finds the tracked frame that a labelled one is, by its file name or by its number."""
+def _double(ids: Sequence[int]) -> int | None:
+    """Return an id that is there twice."""
+    return next((i for i in ids if ids.count(i) > 1), None) if len(set(ids)) < len(ids) else None
+
+
+class _Labelled:
+    """The tracked frames and what is labelled in them.
+
+    Attributes
+    ----------
+    path: of the truth.
+    at: the place in it that is read now, for errors.
+    by_index: the tracked frames.
+    rows: the objects of labelled frames, by their index.
+
+    """
 
     def __init__(self, path: Path, found: Sequence[TrackedFrame]) -> None:
-        self.path = path
+        self.path, self.at = path, 'the file'
         self.by_name = {Path(frame.source).stem: frame for frame in found}
         self.by_index = {frame.index: frame for frame in found}
         self.rows: dict[int, list[Row]] = {}
 
     def frame(self, name: str, number: int | None) -> TrackedFrame | None:
-        """Return it; None when it was not tracked. The labelled frame counts as labelled."""
+        """Return the tracked frame of a file name, or else of a number; None when there is none.
+
+        It counts as labelled.
+        """
         frame = self.by_name.get(Path(name).stem) if name else None
         if frame is None and number is not None:
             frame = self.by_index.get(number)
@@ -133,11 +178,31 @@ class _Places:
             self.rows.setdefault(frame.index, [])
         return frame
 
-    def frames(self) -> list[TrackedFrame]:
-        """Return the labelled frames."""
+    def frames(self, names: Mapping[int, str] = _NO_NAMES) -> list[TrackedFrame]:
+        """Return the labelled frames, with the names of their classes."""
         if not self.rows:
             raise SourceError(f'{self.path} labels none of the frames that were tracked')
-        return [_frame(self.by_index[i], rows) for i, rows in sorted(self.rows.items())]
+        return [
+            self._frame(self.by_index[i], rows, names) for i, rows in sorted(self.rows.items())
+        ]
+
+    def _frame(self, of: TrackedFrame, rows: list[Row], names: Mapping[int, str]) -> TrackedFrame:
+        ids = [row.track_id for row in rows]
+        double = _double(ids)
+        if double is not None:
+            raise SourceError(f'{self.path}: frame {of.index} has the id {double} twice')
+        masks: tuple[Mask | None, ...] | None = tuple(row.mask for row in rows)
+        if masks and not any(mask is not None for mask in masks):
+            masks = None
+        instances = Instances(
+            boxes=np.array([row.box for row in rows], np.float32).reshape(-1, 4),
+            labels=np.array([row.label for row in rows], np.int32),
+            masks=masks,
+            track_ids=np.array(ids, np.int64),
+            states=np.full(len(rows), TrackState.TRACKED, np.uint8),
+        )
+        size = of.height, of.width
+        return TrackedFrame(of.index, of.source, of.stamp_ns, *size, instances, names)
 
 
 def _mot(path: Path, found: Sequence[TrackedFrame]) -> list[TrackedFrame]:
@@ -145,7 +210,8 @@ def _mot(path: Path, found: Sequence[TrackedFrame]) -> list[TrackedFrame]:
 
     Frames without lines are labelled as empty; all classes count.
     """
-    rows: dict[int, list[Row]] = {frame.index: [] for frame in found}
+    labelled = _Labelled(path, found)
+    labelled.rows = {frame.index: [] for frame in found}
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -155,18 +221,20 @@ def _mot(path: Path, found: Sequence[TrackedFrame]) -> list[TrackedFrame]:
             continue
         try:
             values = [float(v) for v in line.replace(',', ' ').split()]
-            frame, track_id, left, top, width, height = values[:6]
+            if len(values) < 6:
+                raise ValueError('fewer than 6 values')
+            if len(values) > 6 and values[6] == 0:
+                continue
+            frame, track_id = whole(values[0], 'the frame'), whole(values[1], 'the id')
+            label = whole(values[7], 'the class', 32) if len(values) > 7 else -1
+            row = Row(track_id, box_of_size(values[2:6]), label)
         except ValueError as error:
             raise SourceError(f'{path}, line {number}: no MOTChallenge label: {error}') from error
-        if len(values) > 6 and values[6] == 0:
-            continue
-        label = int(values[7]) if len(values) > 7 else -1
-        if int(frame) - 1 in rows:
-            box = (left, top, left + width, top + height)
-            rows[int(frame) - 1].append(Row(int(track_id), box, label))
-    if not any(rows.values()):
+        if frame - 1 in labelled.rows:
+            labelled.rows[frame - 1].append(row)
+    if not any(labelled.rows.values()):
         raise SourceError(f'{path} labels nothing in the frames that were tracked')
-    return [_frame(frame, rows[frame.index]) for frame in found]
+    return labelled.frames()
 
 
 def _choose(path: Path, names: Iterable[str], video: str) -> str:
@@ -178,128 +246,137 @@ def _choose(path: Path, names: Iterable[str], video: str) -> str:
             return matches[0]
     elif len(known) == 1:
         return known[0]
-    listed = ', '.join(known[:8]) + (', ...' if len(known) > 8 else '')
+    listed_names = ', '.join(known[:8]) + (', ...' if len(known) > 8 else '')
     asked = f"has no video '{video}'" if video else 'holds several videos: choose one with --video'
-    raise SourceError(f'{path} {asked}; there are: {listed}')
+    raise SourceError(f'{path} {asked}; there are: {listed_names}')
 
 
-def _coco_video(
-    path: Path, document: dict[str, Any], found: Sequence[TrackedFrame], video: str
-) -> list[TrackedFrame]:
+def _coco_video(document: dict[str, Any], labelled: _Labelled, video: str) -> list[TrackedFrame]:
     """TAO and BURST have an annotation for every image, YouTube-VIS one for every track.
 
     Crowds (``iscrowd``) are no objects.
     """
-    videos = {v['id']: str(v.get('name') or v.get('file_name') or v['id'])
-              for v in document.get('videos', [])}  # fmt: skip
+    videos: dict[int | str, str] = {}
+    for number, item in enumerate(listed(document, 'videos')):
+        labelled.at = f'video {number}'
+        own = key(item, 'id')
+        videos[own] = text(item, 'name', '') or text(item, 'file_name', '') or str(own)
     chosen = None
     if videos:
-        name = _choose(path, videos.values(), video)
-        chosen = next(key for key, value in videos.items() if value == name)
-    places = _Places(path, found)
+        name = _choose(labelled.path, videos.values(), video)
+        chosen = next(own for own, value in videos.items() if value == name)
+    names: dict[int, str] = {}
+    for number, item in enumerate(listed(document, 'categories')):
+        labelled.at = f'category {number}'
+        names[whole(member(item, 'id'), 'id', 32)] = text(item, 'name', '')
+    labelled.at = 'the file'
     if 'images' not in document:
-        return _youtube_vis(document, chosen, places)
-    frames: dict[Any, TrackedFrame] = {}
-    for order, image in enumerate(document['images']):
-        if chosen is not None and image.get('video_id') != chosen:
+        _youtube_vis(document, chosen, labelled)
+        return labelled.frames(names)
+    frames: dict[int | str, TrackedFrame] = {}
+    for order, image in enumerate(listed(document, 'images')):
+        labelled.at = f'image {order}'
+        if chosen is not None and member(image, 'video_id') != chosen:
             continue
-        number = image.get('frame_index', image.get('frame_id', order if not videos else None))
-        frame = places.frame(str(image.get('file_name', '')), number)
+        place: Any = order if not videos else None
+        for name in ('frame_id', 'frame_index'):
+            place = place if member(image, name) is None else member(image, name)
+        place = None if place is None else whole(place, 'the number of the frame')
+        frame = labelled.frame(text(image, 'file_name', ''), place)
         if frame is not None:
-            frames[image['id']] = frame
-    for item in document['annotations']:
-        frame = frames.get(item['image_id'])
-        if frame is None or item.get('iscrowd') or item.get('ignore'):
+            frames[key(image, 'id')] = frame
+    for number, item in enumerate(listed(document, 'annotations')):
+        labelled.at = f'annotation {number}'
+        frame = frames.get(key(item, 'image_id'))
+        if frame is None or member(item, 'iscrowd') or member(item, 'ignore'):
             continue
-        track_id = item.get('track_id', item.get('instance_id'))
-        if track_id is None:
-            raise ValueError(f'annotation {item.get("id")} has neither track_id nor instance_id')
-        row = _coco_row(int(track_id), item, item.get('segmentation'), item.get('bbox'), frame)
-        places.rows[frame.index].append(row)
-    return places.frames()
+        own = member(item, 'track_id')
+        own = member(item, 'instance_id') if own is None else own
+        shape, box = member(item, 'segmentation'), member(item, 'bbox')
+        row = _row(whole(own, 'track_id'), _category(item), shape, box, frame)
+        if row is None:
+            raise ValueError('neither a box nor a segmentation with an area')
+        labelled.rows[frame.index].append(row)
+    return labelled.frames(names)
 
 
-def _youtube_vis(document: dict[str, Any], video: Any, places: _Places) -> list[TrackedFrame]:
-    for number in places.by_index:  # every frame is labelled
-        places.rows[number] = []
-    for item in document['annotations']:
-        if item.get('iscrowd') or (video is not None and item['video_id'] != video):
+def _youtube_vis(document: dict[str, Any], video: Any, labelled: _Labelled) -> None:
+    for number in labelled.by_index:  # every frame is labelled
+        labelled.rows[number] = []
+    for order, item in enumerate(listed(document, 'annotations')):
+        labelled.at = f'annotation {order}'
+        if member(item, 'iscrowd') or (video is not None and member(item, 'video_id') != video):
             continue
-        shapes, boxes = item.get('segmentations'), item.get('bboxes')
-        for number in range(len(shapes or boxes or ())):
-            shape = shapes[number] if shapes else None
-            box = boxes[number] if boxes else None
-            frame = places.by_index.get(number)
-            if frame is not None and (shape or box):
-                row = _coco_row(int(item['id']), item, shape, box, frame)
-                places.rows[frame.index].append(row)
-    return places.frames()
+        own, category = whole(member(item, 'id'), 'id'), _category(item)
+        shapes, boxes = listed(item, 'segmentations'), listed(item, 'bboxes')
+        length = max(len(shapes), len(boxes))
+        if shapes and boxes and len(shapes) != len(boxes):
+            raise ValueError(f'{len(shapes)} segmentations and {len(boxes)} boxes')
+        for number in range(length):
+            frame = labelled.by_index.get(number)
+            if frame is None:
+                continue
+            labelled.at = f'annotation {order}, frame {number}'
+            shape, box = (side[number] if side else None for side in (shapes, boxes))
+            row = _row(own, category, shape, box, frame)
+            if row is not None:
+                labelled.rows[number].append(row)
 
 
-def _coco_row(
-    track_id: int, item: dict[str, Any], shape: Any, box: Any, frame: TrackedFrame
-) -> Row:
-    mask = _mask(shape, frame) if shape else None
-    if box is None:
-        if mask is None:
-            raise ValueError(f'track {track_id} has neither box nor segmentation')
-        return Row(track_id, _window(mask), int(item.get('category_id', -1)), mask)
-    left, top, width, height = (float(v) for v in box)
-    place = (left, top, left + width, top + height)
-    return Row(track_id, place, int(item.get('category_id', -1)), mask)
+def _category(item: dict[str, Any]) -> int:
+    value = member(item, 'category_id')
+    return -1 if value is None else whole(value, 'category_id', 32)
 
 
-def _mask(shape: Any, frame: TrackedFrame) -> Mask:
-    """Mask of COCO polygons or run lengths."""
-    if isinstance(shape, dict):
-        mask, size = mask_from_coco_rle(shape), tuple(shape['size'])
-        if size != (frame.height, frame.width):
-            raise SourceError(
-                f'frame {frame.index} has {frame.width} x {frame.height} pixels in the tracks and '
-                f'{size[1]} x {size[0]} in the ground truth'
-            )
-        return mask
-    drawn = coco.decode(coco.merge(coco.frPyObjects(shape, frame.height, frame.width)))
-    return crop(drawn.astype(np.bool_))
+def _row(track_id: int, label: int, shape: Any, box: Any, frame: TrackedFrame) -> Row | None:
+    """Label an object by COCO's box, segmentation or both; None when it has neither.
+
+    A segmentation without pixels, as some files have where an object is hidden, counts as none.
+    """
+    mask = None
+    if shape not in (None, []):
+        mask = crop(pixels_from_coco(shape, frame.height, frame.width).astype(np.bool_))
+        mask = mask if mask.pixels.size else None
+    if box not in (None, []):
+        return Row(track_id, box_of_size(box), label, mask)
+    return None if mask is None else Row(track_id, _window(mask), label, mask)
 
 
-def _window(mask: Mask | None) -> tuple[float, float, float, float]:
-    assert mask is not None
-    height, width = mask.height, mask.width
-    return mask.x, mask.y, mask.x + width, mask.y + height
-
-
-def _scalabel(
-    path: Path, frames: list[dict[str, Any]], found: Sequence[TrackedFrame], video: str
-) -> list[TrackedFrame]:
+def _scalabel(frames: list[Any], labelled: _Labelled, video: str) -> list[TrackedFrame]:
     """Frames with ``labels`` of ``id``, ``category``, ``box2d`` and perhaps ``rle``."""
-    names = [str(f.get('videoName') or f.get('video_name') or '') for f in frames]
-    chosen = _choose(path, names, video) if frames else ''
-    categories = sorted({label['category'] for f in frames for label in f.get('labels') or ()})
-    places, ids = _Places(path, found), dict[str, int]()
+    names, categories = [], set()
+    for order, item in enumerate(frames):
+        labelled.at = f'frame {order}'
+        names.append(text(item, 'videoName', '') or text(item, 'video_name', ''))
+        for number, label in enumerate(listed(item, 'labels')):
+            labelled.at = f'frame {order}, label {number}'
+            categories.add(text(label, 'category'))
+    chosen = _choose(labelled.path, names, video) if frames else ''
+    numbers = {name: number for number, name in enumerate(sorted(categories))}
+    ids: dict[str, int] = {}
     for order, (item, name) in enumerate(zip(frames, names)):
         if name != chosen:
             continue
-        number = item.get('frameIndex', item.get('index', order))
-        frame = places.frame(str(item.get('name', '')), number)
+        labelled.at = f'frame {order}'
+        place = next((v for k in ('frameIndex', 'index') if (v := item.get(k)) is not None), order)
+        frame = labelled.frame(text(item, 'name', ''), whole(place, 'frameIndex'))
         if frame is None:
             continue
-        for label in item.get('labels') or ():
-            attributes = label.get('attributes') or {}
-            if attributes.get('crowd') or attributes.get('ignored'):
+        for number, label in enumerate(listed(item, 'labels')):
+            labelled.at = f'frame {order}, label {number}'
+            attributes = member(label, 'attributes') or {}
+            if member(attributes, 'crowd') or member(attributes, 'ignored'):
                 continue
             # Ids are any strings there.
-            track_id = ids.setdefault(str(label['id']), len(ids) + 1)
-            mask = _mask(label['rle'], frame) if label.get('rle') else None
+            track_id = ids.setdefault(str(key(label, 'id')), len(ids) + 1)
+            row = _row(track_id, numbers[label['category']], label.get('rle'), None, frame)
             box = label.get('box2d')
-            place = [float(box[k]) for k in ('x1', 'y1', 'x2', 'y2')] if box else None
-            if place is None and mask is None:
-                continue
-            if place is None:
-                place = list(_window(mask))
-            row = Row(track_id, place, categories.index(label['category']), mask)
-            places.rows[frame.index].append(row)
-    return places.frames()
+            if box:
+                edges = box_of(*(member(box, k) for k in ('x1', 'y1', 'x2', 'y2')))
+                row = Row(track_id, edges, numbers[label['category']], row.mask if row else None)
+            if row is not None:
+                labelled.rows[frame.index].append(row)
+    return labelled.frames({number: name for name, number in numbers.items()})
 
 
 def _png_folder(path: Path, found: Sequence[TrackedFrame]) -> list[TrackedFrame]:
@@ -307,10 +384,10 @@ def _png_folder(path: Path, found: Sequence[TrackedFrame]) -> list[TrackedFrame]
     files = natural_order(path.glob('*.png'))
     if not files:
         raise SourceError(f'{path} is a folder without PNG files')
-    places = _Places(path, found)
-    named = any(file.stem in places.by_name for file in files)
+    labelled = _Labelled(path, found)
+    named = any(file.stem in labelled.by_name for file in files)
     for order, file in enumerate(files):
-        frame = places.frame(file.name, None if named else order)
+        frame = labelled.frame(file.name, None if named else order)
         if frame is None:
             continue
         ids = _id_image(file)
@@ -322,16 +399,18 @@ def _png_folder(path: Path, found: Sequence[TrackedFrame]) -> list[TrackedFrame]
         for track_id in np.unique(ids).tolist():
             if track_id and not (ids.dtype == np.uint8 and track_id == VOID):
                 mask = crop(ids == track_id)
-                places.rows[frame.index].append(Row(track_id, _window(mask), -1, mask))
-    return places.frames()
+                labelled.rows[frame.index].append(Row(track_id, _window(mask), -1, mask))
+    return labelled.frames()
 
 
 def _id_image(file: Path) -> NDArray[np.integer]:
     try:
         with Image.open(file) as image:
             ids = np.asarray(image)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except Exception as error:  # damaged bytes make Pillow raise anything
         raise SourceError(f'{file} is no readable PNG: {error}') from error
+    if ids.dtype == np.bool_:  # of one bit
+        ids = ids.astype(np.uint8)
     if ids.ndim != 2 or ids.dtype.kind not in 'ui':
         raise SourceError(f'{file} has colours; expected one channel (or a palette) of ids')
     return ids

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 Layer = TypeVar('Layer', nn.Conv2d, nn.Linear)
 
 
-class Stages(NamedTuple):
+class BackboneMaps(NamedTuple):
     """What a backbone gives.
 
     Attributes
@@ -85,12 +85,12 @@ class FeaturePyramid(nn.Module):
             ConvNorm(channels, channels, groups=groups) for _ in channels_in
         )
 
-    def forward(self, stages: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Return ``levels`` maps of (B, channels, ., .), finest first.
 
         Levels beyond the backbone's take every second pixel of the one before.
         """
-        merged = [lateral(x) for lateral, x in zip(self.lateral, stages)]
+        merged = [lateral(x) for lateral, x in zip(self.lateral, maps)]
         for i in range(len(merged) - 1, 0, -1):
             size = merged[i - 1].shape[-2:]
             merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=size, mode='nearest')

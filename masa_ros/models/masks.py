@@ -1,4 +1,4 @@
-"""Masks: the light head that draws inside boxes, and placing of mask logits into the image."""
+"""Masks: the light head that draws inside boxes, and pasting of mask logits into the image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class View(NamedTuple):
         return self.columns / self.width, self.rows / self.height
 
 
-class Placed(NamedTuple):
+class Pasted(NamedTuple):
     """Masks in an image.
 
     Attributes
@@ -60,7 +60,7 @@ STEP = 4
 
 
 def covers_of(masks: Sequence[Mask | None], height: int, width: int) -> Tensor:
-    """Look at every ``STEP``-th pixel of masks in an image; see ``Placed``."""
+    """Look at every ``STEP``-th pixel of masks in an image; see ``Pasted``."""
     covers = np.zeros((len(masks), -(-height // STEP), -(-width // STEP)), np.float32)
     for cover, mask in zip(covers, masks):
         if mask is not None:
@@ -81,7 +81,7 @@ def mask_shares(covers: Tensor) -> NDArray[np.float32]:
     return np.asarray((covers @ covers.T / smaller.clamp(min=1)).cpu().numpy())
 
 
-def distinct(covers: Tensor, limit: float) -> NDArray[np.int64]:
+def mask_nms(covers: Tensor, limit: float) -> NDArray[np.int64]:
     """Choose the masks, best first, that lie in no better chosen one by more than ``limit``.
 
     A body and its parts, or a group and its members, claim the same pixels: the better scored of
@@ -95,42 +95,41 @@ def distinct(covers: Tensor, limit: float) -> NDArray[np.int64]:
     return np.array(chosen, np.int64)
 
 
-class BoxMasks(nn.Module):
-    """Class-agnostic masks inside boxes: fine detail at stride 4 plus the box's 7x7 features.
+class DetailMap(nn.Module):
+    """Join the finest map of a backbone, stride 4, with the finest of the pyramid."""
 
-    The 7x7 features say which object is meant, the detail map where its edge runs.
-    """
-
-    SIZE = 28
-    reads_pooled = True
-
-    def __init__(self, config: MaskConfig, finest: int, channels: int) -> None:
+    def __init__(self, fine: nn.Module, coarse: nn.Module, detail: nn.Module) -> None:
         super().__init__()
-        width = config.detail
-        self.fine = ConvNorm(finest, width, 1)
-        self.coarse = ConvNorm(channels, width, 1)
-        self.detail = ConvNorm(width, width, relu=True)
-        self.pool = RoIAlign(self.SIZE, (4,), 1)
-        self.context = ConvNorm(channels, width, relu=True)
-        self.convs = nn.ModuleList(ConvNorm(width, width, relu=True) for _ in range(config.convs))
-        self.logits = nn.Conv2d(width, 1, 1)
+        self.fine, self.coarse, self.detail = fine, coarse, detail
 
-    def prepare(self, levels: list[Tensor], detail: Tensor | None) -> Tensor | None:
-        """Join the finest map of the backbone, stride 4, with the finest of the pyramid."""
-        if detail is None:
+    def forward(self, levels: list[Tensor], finest: Tensor | None) -> Tensor:
+        """Pyramid (B, C, ., .), finest map (B, F, H / 4, W / 4) -> (B, D, H / 4, W / 4)."""
+        if finest is None:
             raise ValueError('this backbone gives no detail to draw masks from')
-        fine = self.fine(detail)
+        fine = self.fine(finest)
         coarse = F.interpolate(
             self.coarse(levels[0]), size=fine.shape[-2:], mode='bilinear', align_corners=False
         )
         return self.detail(F.relu(fine + coarse))
+
+
+class BoxDrawing(nn.Module):
+    """Draw inside boxes, out of the detail map and the 7x7 features of each box."""
+
+    SIZE = 28
+
+    def __init__(
+        self, pool: nn.Module, context: nn.Module, convs: nn.ModuleList, logits: nn.Module
+    ) -> None:
+        super().__init__()
+        self.pool, self.context, self.convs, self.logits = pool, context, convs, logits
 
     def forward(self, detail: Tensor, pooled: Tensor, boxes: Tensor, image: Tensor) -> Tensor:
         """Draw the mask of every box.
 
         Parameters
         ----------
-        detail: (B, D, H / 4, W / 4) from ``prepare``.
+        detail: (B, D, H / 4, W / 4) from ``DetailMap``.
         pooled: (N, C, 7, 7) features of the boxes.
         boxes: (N, 4) float32 xyxy in network-input pixels.
         image: (N,) int64 index of each box's image in the batch.
@@ -148,13 +147,48 @@ class BoxMasks(nn.Module):
             x = conv(x)
         return self.logits(x)[:, 0]
 
-    def place(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> Placed:
+
+class BoxMasks(nn.Module):
+    """Class-agnostic masks inside boxes: fine detail at stride 4 plus the box's 7x7 features.
+
+    The 7x7 features say which object is meant, the detail map where its edge runs. All weights
+    are held here, under the names they have in files; ``detail_map`` and ``drawing`` share them.
+    """
+
+    reads_pooled = True
+
+    def __init__(self, config: MaskConfig, finest: int, channels: int) -> None:
+        super().__init__()
+        width = config.detail
+        self.fine = ConvNorm(finest, width, 1)
+        self.coarse = ConvNorm(channels, width, 1)
+        self.detail = ConvNorm(width, width, relu=True)
+        self.pool = RoIAlign(BoxDrawing.SIZE, (4,), 1)
+        self.context = ConvNorm(channels, width, relu=True)
+        self.convs = nn.ModuleList(ConvNorm(width, width, relu=True) for _ in range(config.convs))
+        self.logits = nn.Conv2d(width, 1, 1)
+
+    @property
+    def detail_map(self) -> DetailMap:
+        """What makes the map that masks are drawn from."""
+        return DetailMap(self.fine, self.coarse, self.detail)
+
+    @property
+    def drawing(self) -> BoxDrawing:
+        """What draws masks."""
+        return BoxDrawing(self.pool, self.context, self.convs, self.logits)
+
+    def forward(self, detail: Tensor, pooled: Tensor, boxes: Tensor, image: Tensor) -> Tensor:
+        """Draw the mask of every box, see ``BoxDrawing``."""
+        return self.drawing(detail, pooled, boxes, image)
+
+    def paste(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> Pasted:
         """Bring logits (N, 28, 28) of boxes (N, 4), image pixels, to the pixels of the image.
 
         The window of a mask is its box, rounded outwards to whole pixels and clipped.
         """
-        place = place_boxes_packed if logits.is_cuda else place_boxes
-        return place(logits, boxes, view)
+        paste = paste_boxes_packed if logits.is_cuda else paste_boxes
+        return paste(logits, boxes, view)
 
 
 def _windows(boxes: NDArray[np.float32], view: View) -> NDArray[np.int64]:
@@ -165,14 +199,14 @@ def _windows(boxes: NDArray[np.float32], view: View) -> NDArray[np.int64]:
     return np.hstack((low, high)).astype(np.int64)
 
 
-def place_boxes(logits: Tensor, boxes: NDArray[np.float32], view: View) -> Placed:
-    """Place on a CPU, one mask after the other; see ``BoxMasks.place``."""
+def paste_boxes(logits: Tensor, boxes: NDArray[np.float32], view: View) -> Pasted:
+    """Paste on a CPU, one mask after the other; see ``BoxMasks.paste``."""
     drawn = zip(logits.float().cpu().numpy(), boxes, _windows(boxes, view).tolist())
-    masks = [_place_box(logit, box, window) for logit, box, window in drawn]
-    return Placed(masks, covers_of(masks, view.height, view.width))
+    masks = [_paste_box(logit, box, window) for logit, box, window in drawn]
+    return Pasted(masks, covers_of(masks, view.height, view.width))
 
 
-def _place_box(
+def _paste_box(
     logit: NDArray[np.float32], box: NDArray[np.float32], window: list[int]
 ) -> Mask | None:
     (x0, y0, x1, y1), (left, top, right, bottom) = box, window
@@ -197,8 +231,8 @@ def _place_box(
     return Mask(left, top, inside) if inside.any() else None
 
 
-def place_boxes_packed(logits: Tensor, boxes: NDArray[np.float32], view: View) -> Placed:
-    """Place on a GPU, all masks at once; see ``BoxMasks.place``."""
+def paste_boxes_packed(logits: Tensor, boxes: NDArray[np.float32], view: View) -> Pasted:
+    """Paste on a GPU, all masks at once; see ``BoxMasks.paste``."""
     corners = torch.from_numpy(boxes).to(logits.device)
     scale = logits.shape[1] / (corners[:, 2:] - corners[:, :2]).clamp(min=1e-3)
 
@@ -208,15 +242,15 @@ def place_boxes_packed(logits: Tensor, boxes: NDArray[np.float32], view: View) -
         y = (pixels.y + 0.5 - low[:, 1]) * by[:, 1] - 0.5
         return packed.box_taps(y, logits.shape[1]), packed.box_taps(x, logits.shape[2])
 
-    return _place_packed(logits, _windows(boxes, view), view, taps)
+    return _paste_packed(logits, _windows(boxes, view), view, taps)
 
 
-def _place_packed(
+def _paste_packed(
     logits: Tensor,
     windows: NDArray[np.int64],
     view: View,
     taps: Callable[[packed.Pixels, slice], tuple[packed.Taps, packed.Taps]],
-) -> Placed:
+) -> Pasted:
     masks: list[Mask | None] = []
     covers: list[Tensor] = []
     for group in packed.groups_of(windows):
@@ -226,8 +260,8 @@ def _place_packed(
         masks += packed.encode(inside, some)
         covers.append(packed.cover(inside, pixels, len(some), view.height, view.width, STEP))
     if not covers:
-        return Placed(masks, torch.zeros((0, 1), device=logits.device))
-    return Placed(masks, torch.cat(covers))
+        return Pasted(masks, torch.zeros((0, 1), device=logits.device))
+    return Pasted(masks, torch.cat(covers))
 
 
 def _resize_matrix(source: int, target: int, device: torch.device) -> Tensor:
@@ -258,7 +292,7 @@ def _resize_taps(side: int, frame: int, view: View, device: torch.device) -> lis
     return [packed.Taps(*(value.to(device) for value in some)) for some in taps]
 
 
-def place_frames(logits: Tensor, frame: int, view: View) -> Placed:
+def paste_frames(logits: Tensor, frame: int, view: View) -> Pasted:
     """Bring logits over the whole square network input to the pixels of the image.
 
     Only the rows and columns in which a mask can be positive are ever computed.
@@ -272,7 +306,7 @@ def place_frames(logits: Tensor, frame: int, view: View) -> Placed:
     """
     windows = _near(logits, frame, view)
     if logits.is_cuda:
-        return place_frames_packed(logits, windows, frame, view)
+        return paste_frames_packed(logits, windows, frame, view)
     rows, columns = resize_matrices(logits.shape[-1], frame, view, logits.device)
     masks: list[Mask | None] = []
     for logit, (left, top, right, bottom) in zip(logits.float(), windows.tolist()):
@@ -283,15 +317,15 @@ def place_frames(logits: Tensor, frame: int, view: View) -> Placed:
             continue
         tight = inside[y[0] : y[-1] + 1, x[0] : x[-1] + 1]
         masks.append(Mask(left + int(x[0]), top + int(y[0]), np.ascontiguousarray(tight)))
-    return Placed(masks, covers_of(masks, view.height, view.width))
+    return Pasted(masks, covers_of(masks, view.height, view.width))
 
 
-def place_frames_packed(
+def paste_frames_packed(
     logits: Tensor, windows: NDArray[np.int64], frame: int, view: View
-) -> Placed:
-    """Place on a GPU, all masks at once; windows (N, 4) hold all positive pixels."""
+) -> Pasted:
+    """Paste on a GPU, all masks at once; windows (N, 4) hold all positive pixels."""
     rows, columns = _resize_taps(logits.shape[-1], frame, view, logits.device)
-    return _place_packed(
+    return _paste_packed(
         logits,
         windows,
         view,

@@ -55,7 +55,7 @@ def _build(config: NetworkConfig) -> tuple[nn.Module, nn.Module, nn.Module | Non
 class MasaNetwork(nn.Module):
     """Image part (``forward``) and box part (``pool`` and the heads) of one model.
 
-    ``masa_ros.models.stages`` cuts it into the pieces that run between top-k and suppression.
+    ``masa_ros.models.masa_stages`` cuts it into the pieces that run between top-k and suppression.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -83,8 +83,8 @@ class MasaNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """(B, 3, H, W) normalised images -> features; all shapes follow from H and W."""
-        stages = self.backbone(images)
-        levels = self.fusion(self.pyramid(stages.maps))
+        maps = self.backbone(images)
+        levels = self.fusion(self.pyramid(maps.maps))
         if self.masks is None:
             return Features(levels, None)
-        return Features(levels, self.masks.prepare(levels, stages.detail))
+        return Features(levels, self.masks.detail_map(levels, maps.detail))

@@ -59,10 +59,16 @@ def mix(network: nn.Module) -> nn.Module:
 
     Slower than ``halve``, and safe where activations or attention logits leave the range or
     resolution of half precision. In place. Layers whose weights are read by others than
-    themselves stay in float32: those of SAM's mask decoder.
+    themselves stay in float32: all in a module whose ``weights_are_read`` is true.
     """
-    for name, module in network.named_modules():
-        if isinstance(module, _PRODUCTS) and not name.startswith('masks.mask_decoder'):
+    read = {
+        inner
+        for module in network.modules()
+        if getattr(module, 'weights_are_read', False)
+        for inner in module.modules()
+    }
+    for module in network.modules():
+        if isinstance(module, _PRODUCTS) and module not in read:
             module.half()
             module.register_forward_pre_hook(_inputs_half)
             module.register_forward_hook(_output_float)

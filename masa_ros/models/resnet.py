@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masa_ros.models.configs import ResNetConfig
-from masa_ros.models.layers import ConvNorm, Stages
+from masa_ros.models.layers import BackboneMaps, ConvNorm
 
 
 class Bottleneck(nn.Module):
@@ -67,7 +67,7 @@ class ResNet(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
             channels = width
 
-    def forward(self, x: Tensor) -> Stages:
+    def forward(self, x: Tensor) -> BackboneMaps:
         """(B, 3, H, W) -> maps (B, C_i, H / s, W / s); ``detail`` is the first stage, stride 4."""
         x = self.stem(x)
         if self.config.bottleneck:
@@ -76,4 +76,4 @@ class ResNet(nn.Module):
         for stage in self.stages:
             x = stage(x)
             stages.append(x)
-        return Stages(stages[self.config.first_stage :], stages[0])
+        return BackboneMaps(stages[self.config.first_stage :], stages[0])

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from masa_ros.models.configs import SamConfig
 from masa_ros.models.forms import portable, static
-from masa_ros.models.layers import FeaturePyramid, Stages
-from masa_ros.models.masks import Placed, View, place_frames
+from masa_ros.models.layers import BackboneMaps, FeaturePyramid
+from masa_ros.models.masks import Pasted, View, paste_frames
 
 _PATCH = 16
 _BOXES_AT_ONCE = 16  # bounds the decoder's memory: 20 MB a box in fp32
@@ -99,7 +99,7 @@ class SamEncoder(ImageEncoderViT):
                 config.width, config.heads, use_rel_pos=True, input_size=(size, size)
             )
 
-    def forward(self, x: Tensor) -> Stages:
+    def forward(self, x: Tensor) -> BackboneMaps:
         """(B, 3, S, S) -> taps (B, C, S / 16, S / 16), ``detail`` the image embedding."""
         x = self.patch_embed(x) + self.pos_embed
         maps = []
@@ -107,7 +107,7 @@ class SamEncoder(ImageEncoderViT):
             x = block(x)
             if i in self.taps:
                 maps.append(x.permute(0, 3, 1, 2))
-        return Stages(maps, self.neck(x.permute(0, 3, 1, 2)))
+        return BackboneMaps(maps, self.neck(x.permute(0, 3, 1, 2)))
 
 
 class SimplePyramid(nn.Module):
@@ -131,6 +131,14 @@ class SimplePyramid(nn.Module):
         """Four maps (B, C, h, w) -> ``levels`` maps, finest first."""
         fine, middle, same, coarse = maps
         return self.merge([self.up4(fine), self.up2(middle), same, F.max_pool2d(coarse, 2)])
+
+
+class AsItIs(nn.Module):
+    """Masks are drawn from the image embedding (B, 256, S / 16, S / 16) as it is."""
+
+    def forward(self, levels: list[Tensor], embedding: Tensor) -> Tensor:
+        """Return the embedding."""
+        return embedding
 
 
 class SamMasks(nn.Module):
@@ -159,10 +167,17 @@ class SamMasks(nn.Module):
                 2, config.embedding, config.decoder_heads, config.decoder_width
             ),
         )
+        self.mask_decoder.weights_are_read = True  # by ``decode``, see ``precision.mix``
 
-    def prepare(self, levels: list[Tensor], detail: Tensor | None) -> Tensor | None:
-        """Return the image embedding (B, 256, S / 16, S / 16) as it is."""
-        return detail
+    @property
+    def detail_map(self) -> AsItIs:
+        """What makes the map that masks are drawn from: the image embedding as it is."""
+        return AsItIs()
+
+    @property
+    def drawing(self) -> SamMasks:
+        """What draws masks."""
+        return self
 
     def forward(
         self, embedding: Tensor, pooled: Tensor | None, boxes: Tensor, image: Tensor
@@ -197,9 +212,9 @@ class SamMasks(nn.Module):
         kinds = torch.cat([prompts.point_embeddings[i].weight for i in (2, 3)])
         return prompts.pe_layer._pe_encoding(corners) + kinds.float()
 
-    def place(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> Placed:
-        """Bring logits to the pixels of the image; see ``masks.place_frames``."""
-        return place_frames(logits, self.prompt_encoder.input_image_size[0], view)
+    def paste(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> Pasted:
+        """Bring logits to the pixels of the image; see ``masks.paste_frames``."""
+        return paste_frames(logits, self.prompt_encoder.input_image_size[0], view)
 
     def decode(
         self, embedding: Tensor, sparse: Tensor, dense: Tensor, multiple: bool = False

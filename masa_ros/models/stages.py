@@ -1,151 +1,98 @@
-"""The network in the pieces that are compiled: tensors of known shape in, tensors out.
+"""Networks in the pieces that are compiled: tensors of known shape in, tensors out.
 
-Between the pieces stand only non-maximum suppression and the choice of what to draw, whose results
-have no static shape. A stage is a plain module without data-dependent control flow, so that it can
-be exported whole; only the number of boxes, the first axis of ``boxes`` and of what follows from
-it, is free.
-
-=======  ==========================================  =============================================
-stage    inputs                                      outputs
-=======  ==========================================  =============================================
-image    images (B, 3, H, W)                         level0 ... (B, C, ., .), detail where there
-                                                     are masks, candidates (B, K, 4), logits (B, K)
-boxes    boxes (N, 4), level0 ... of one image       boxes (N, 4) refined, scores (N,)
-looks    boxes (N, 4), level0 ... of one image       pooled (N, C, 7, 7), embeddings (N, E)
-masks    boxes (N, 4), pooled where the head      masks: (N, S, S) logits
-         reads it, detail of one image
-=======  ==========================================  =============================================
-
-Boxes are float32 xyxy in network pixels, scores float32, everything else has the dtype of the
-network. Boxes are refined without being clipped to the image: where it ends depends on the camera.
+A stage is a plain module without data-dependent control flow, so that it can be exported whole.
+What has no static shape, suppression and choices, stands between the stages. A stage brings all
+that is special to it; whoever compiles it knows nothing else of the network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from masa_ros.models.configs import ModelConfig
-from masa_ros.models.heads import decode_boxes
-from masa_ros.models.network import MasaNetwork
+from masa_ros.models.precision import PRECISIONS
 
 Run = Callable[..., dict[str, Tensor]]
 """What runs a stage: its named inputs in, its named outputs out."""
 
-AT_ONCE = {'boxes': 1000, 'looks': 100, 'masks': 50}
-"""Boxes that a stage takes at once; it is called again for more."""
+Runs = Callable[[tuple[int, int]], Mapping[str, Run]]
+"""What gives the runs of all stages for a network input of (height, width)."""
+
+Tensors = Mapping[str, Tensor]
 
 
 class Stage(nn.Module):
-    """One piece of a network.
+    """One piece of a network; ``forward`` takes its inputs and returns a tuple of its outputs.
+
+    A stage holds the modules that it runs and no others: an engine of it depends on them.
 
     Attributes
     ----------
-    name: 'image', 'boxes', 'looks' or 'masks'.
+    name: unlike those of the network's other stages.
     inputs, outputs: names of the tensors of ``forward``, in their order.
+    rows: names of the inputs whose first axis is free, of one length for all; that of all outputs
+        is then free too. All other axes follow from the size of the network input.
+    most: rows that it takes at once; it is called again for more.
+    exact: names of the inputs that stay as they are; others are cast to the type of feature maps.
+    mixed: whether mixed precision is worth a try where half precision is not exact enough.
+    limits: the least agreement with float32 that is accepted, by what is compared; 1 is full.
 
     """
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    rows: tuple[str, ...] = ()
+    most: int = 1
+    exact: tuple[str, ...] = ()
+    mixed: bool = False
+    limits: ClassVar[Mapping[str, float]] = {'cosine, least': 0.998}
 
-    def __init__(self, network: MasaNetwork) -> None:
-        super().__init__()
-        self.levels = tuple(f'level{i}' for i in range(network.config.levels))
-        self.pooled_levels = self.levels[: network.config.roi_levels]
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """Names of the inputs that have a row for each box."""
-        return tuple(name for name in self.inputs if name in ('boxes', 'pooled'))
-
-    @property
-    def per_box(self) -> bool:
-        """Whether the first axis of ``boxes`` and of all outputs is the free number of boxes."""
-        return self.inputs[0] == 'boxes'
-
-    def arrange(self, tensors: dict[str, Tensor], dtype: torch.dtype) -> list[Tensor]:
+    def arrange(self, tensors: Tensors, dtype: torch.dtype) -> list[Tensor]:
         """Put named inputs in their order, feature maps in the given type."""
         return [
-            tensors[name] if name == 'boxes' else tensors[name].to(dtype) for name in self.inputs
+            tensors[name]
+            if name in self.exact or not tensors[name].is_floating_point()
+            else tensors[name].to(dtype)
+            for name in self.inputs
         ]
 
+    def agreement(self, inputs: Tensors, expected: Tensors, found: Tensors) -> dict[str, float]:
+        """Compare outputs with those of the float32 network.
 
-class ImageStage(Stage):
-    """Backbone, pyramid, fusion and the best anchors of the proposal head."""
+        Parameters
+        ----------
+        inputs: what the stage was given.
+        expected, found: outputs by name, float32 on the CPU, all finite.
 
-    name = 'image'
-    inputs = ('images',)
+        Returns
+        -------
+        A figure for each of ``limits``: 1 is full agreement, lower is worse.
 
-    def __init__(self, network: MasaNetwork, candidates: int) -> None:
-        super().__init__(network)
-        self.network, self.candidates = network, candidates
-        detail = () if network.masks is None else ('detail',)
-        self.outputs = (*self.levels, *detail, 'candidates', 'logits')
+        """
+        return {'cosine, least': least_cosine(expected, found, self.outputs)}
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """See the table above."""
-        features = self.network(images)
-        head = self.network.proposals
-        logits, deltas = head(features.levels)
-        boxes, logits = head.candidates(logits, deltas, self.candidates)
-        detail = () if features.detail is None else (features.detail,)
-        return (*features.levels, *detail, boxes, logits)
-
-
-class BoxStage(Stage):
-    """Box head: score and refine boxes."""
-
-    name = 'boxes'
-    outputs = ('boxes', 'scores')
-
-    def __init__(self, network: MasaNetwork) -> None:
-        super().__init__(network)
-        self.inputs = ('boxes', *self.pooled_levels)
-        self.pool, self.head = network.pool, network.boxes
-
-    def forward(self, boxes: Tensor, *levels: Tensor) -> tuple[Tensor, ...]:
-        """See the table above."""
-        cls, reg = self.head(self.pool(levels, boxes, _one_image(boxes)))
-        return decode_boxes(boxes, reg, self.head.STDS), cls.float().softmax(1)[:, 0]
+    def precisions(self, wanted: str) -> list[str]:
+        """Return the precisions to try, the wanted one first, each more exact than the last."""
+        order = list(PRECISIONS)
+        tried = order[order.index(wanted) :]
+        return [p for p in tried if p in (wanted, 'fp32') or self.mixed]
 
 
-class LookStage(Stage):
-    """Features and embeddings of boxes."""
+class Case(NamedTuple):
+    """What a float32 network made of one image, stage by stage.
 
-    name = 'looks'
-    outputs = ('pooled', 'embeddings')
+    Attributes
+    ----------
+    inputs, outputs: tensors by stage and name.
 
-    def __init__(self, network: MasaNetwork) -> None:
-        super().__init__(network)
-        self.inputs = ('boxes', *self.pooled_levels)
-        self.pool, self.embed = network.pool, network.embed
+    """
 
-    def forward(self, boxes: Tensor, *levels: Tensor) -> tuple[Tensor, ...]:
-        """See the table above."""
-        pooled = self.pool(levels, boxes, _one_image(boxes))
-        return pooled, self.embed(pooled).float()
-
-
-class MaskStage(Stage):
-    """Masks of boxes."""
-
-    name = 'masks'
-    outputs = ('masks',)
-
-    def __init__(self, network: MasaNetwork) -> None:
-        super().__init__(network)
-        self.head = network.masks
-        pooled = ('pooled',) if self.head.reads_pooled else ()
-        self.inputs = ('boxes', *pooled, 'detail')
-
-    def forward(self, boxes: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
-        """See the table above."""
-        pooled, detail = maps if self.head.reads_pooled else (None, *maps)
-        return (self.head(detail, pooled, boxes, _one_image(boxes)),)
+    inputs: Mapping[str, Tensors]
+    outputs: Mapping[str, Tensors]
 
 
 class Eager:
@@ -160,14 +107,41 @@ class Eager:
         return dict(zip(self.stage.outputs, self.stage(*inputs)))
 
 
-def stages_of(network: MasaNetwork, model: ModelConfig) -> dict[str, Stage]:
-    """Return the stages of a network by name; they share its parameters."""
-    stages = [ImageStage(network, model.candidates), BoxStage(network), LookStage(network)]
-    if network.masks is not None:
-        stages.append(MaskStage(network))
-    return {stage.name: stage.eval() for stage in stages}
+def run_rows(stage: Stage, run: Run, tensors: Tensors) -> dict[str, Tensor]:
+    """Run a stage on any number of rows, none too, as many at once as it takes.
+
+    Parameters
+    ----------
+    stage: which it is.
+    run: what runs it.
+    tensors: its inputs by name; further ones are left out.
+
+    """
+    count = len(tensors[stage.rows[0]])
+    rows = {name: tensors[name] for name in stage.rows}
+    shared = {name: tensors[name] for name in stage.inputs if name not in rows}
+    if not count:
+        # Run on a row that is thrown away: the stage knows the shapes.
+        rows = {name: value.new_zeros((1, *value.shape[1:])) for name, value in rows.items()}
+    parts = []
+    for start in range(0, max(count, 1), stage.most):
+        some = {name: value[start : start + stage.most] for name, value in rows.items()}
+        parts.append(run(**some, **shared))
+    return {name: joined([part[name] for part in parts])[:count] for name in stage.outputs}
 
 
-def _one_image(boxes: Tensor) -> Tensor:
-    """Index of the image of each box in a batch of one."""
-    return torch.zeros_like(boxes[:, 0], dtype=torch.long)
+def joined(parts: list[Tensor]) -> Tensor:
+    """Put tensors behind one another; one alone, the common case, is not copied."""
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def least_cosine(expected: Tensors, found: Tensors, names: Iterable[str]) -> float:
+    """Return the least cosine of named tensors, each taken as one vector."""
+    return min(
+        float(
+            torch.cosine_similarity(
+                expected[name].reshape(1, -1).double(), found[name].reshape(1, -1).double()
+            )
+        )
+        for name in names
+    )

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masa_ros.models.configs import SwinConfig
-from masa_ros.models.layers import Stages
+from masa_ros.models.layers import BackboneMaps
 
 
 def _pad_to(x: Tensor, multiple: int) -> Tensor:
@@ -138,7 +138,7 @@ class Swin(nn.Module):
         self.merges = nn.ModuleList(PatchMerging(width) for width in widths[:-1])
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths[1:])
 
-    def forward(self, x: Tensor) -> Stages:
+    def forward(self, x: Tensor) -> BackboneMaps:
         """(B, 3, H, W) -> maps of strides 8, 16, 32."""
         x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
         x = self.patch_norm(self.patch(x).permute(0, 2, 3, 1))
@@ -147,4 +147,4 @@ class Swin(nn.Module):
             x = stage(x if i == 0 else self.merges[i - 1](x))
             if i > 0:
                 maps.append(self.norms[i - 1](x).permute(0, 3, 1, 2))
-        return Stages(maps, None)
+        return BackboneMaps(maps, None)

@@ -14,6 +14,7 @@ from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.logging import LoggingSeverity
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
@@ -85,6 +86,8 @@ class Container(Node):
         namespace: str = '',
         remaps: Sequence[str] = (),
         parameters: Sequence[Parameter] = (),
+        log_level: int = 0,
+        global_arguments: bool = False,
     ) -> int:
         """Start a node; gives its number.
 
@@ -94,6 +97,8 @@ class Container(Node):
         name, namespace: of the node; '' for its own.
         remaps: rules 'from:=to'.
         parameters: values that stand above its own.
+        log_level: of the node, as in rcl_interfaces/msg/Log; 0: as it is.
+        global_arguments: whether it obeys the arguments of this process too.
 
         Raises
         ------
@@ -105,7 +110,7 @@ class Container(Node):
         options: dict[str, Any] = {
             'context': self.context,
             'parameter_overrides': list(parameters),
-            'use_global_arguments': False,
+            'use_global_arguments': global_arguments,
             'cli_args': ['--ros-args', *(part for rule in remaps for part in ('-r', rule))],
         }
         options |= {k: v for k, v in (('node_name', name), ('namespace', namespace)) if v}
@@ -113,6 +118,8 @@ class Container(Node):
             node = kind(**options)
         except Exception as error:  # somebody else's constructor
             raise ConfigError(f"component '{plugin}' does not start: {error}") from error
+        if log_level:
+            node.get_logger().set_level(LoggingSeverity(log_level))
         number, self._next = self._next, self._next + 1
         self.loaded[number] = node
         self.executor_.add_node(node)
@@ -140,6 +147,8 @@ class Container(Node):
                 request.node_namespace,
                 request.remap_rules,
                 [Parameter.from_parameter_msg(message) for message in request.parameters],
+                _log_level(request.log_level),
+                self._extra(request.extra_arguments),
             )
         except MasaError as error:
             self.get_logger().error(str(error))
@@ -149,6 +158,17 @@ class Container(Node):
         response.full_node_name = self.loaded[number].get_fully_qualified_name()
         self.get_logger().info(f'loaded {request.plugin_name} as {response.full_node_name}')
         return response
+
+    def _extra(self, messages: Sequence[Any]) -> bool:
+        """Return whether global arguments are forwarded; what means nothing here is logged."""
+        extra = {p.name: p.value for p in map(Parameter.from_parameter_msg, messages)}
+        forward = bool(extra.pop('forward_global_arguments', False))
+        # Nodes of one container hand messages over by ``offer``; rclpy has no other way.
+        extra.pop('use_intra_process_comms', None)
+        if extra:
+            names = ', '.join(extra)
+            self.get_logger().warning(f'extra arguments that mean nothing here: {names}')
+        return forward
 
     def _on_unload(self, request: Any, response: Any) -> Any:
         try:
@@ -162,6 +182,14 @@ class Container(Node):
         response.unique_ids = list(self.loaded)
         response.full_node_names = [n.get_fully_qualified_name() for n in self.loaded.values()]
         return response
+
+
+def _log_level(level: int) -> int:
+    """Return the level, raises ConfigError where it is none."""
+    if level and level not in set(LoggingSeverity):
+        known = ', '.join(f'{each.name} {each.value}' for each in LoggingSeverity if each.value)
+        raise ConfigError(f'log_level is {level}; it must be one of: {known}')
+    return level
 
 
 def main(args: list[str] | None = None) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import collections
 import threading
 import time
+import traceback
 from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-_WINDOW = 200  # images that rate and percentiles are taken over
+_WINDOW = 200  # images that percentiles are taken over
+_RATE_SECONDS = 5.0  # that the rate is taken over
 
 
 class Statistics:
@@ -23,12 +25,12 @@ class Statistics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.received = self.processed = self.skipped = self.failed = 0
+        self.received = self.processed = self.skipped = self.failed = self.mistakes = 0
         self.rejected: collections.Counter[str] = collections.Counter()
         self.events: collections.Counter[str] = collections.Counter()
         self.last_problem = ''
         self.last_received = time.monotonic()
-        self._problems_reported = 0
+        self._reported = (0, 0, 0, 0)
         self._latencies: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self._ages: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self._finished: collections.deque[float] = collections.deque(maxlen=_WINDOW)
@@ -51,10 +53,17 @@ class Statistics:
             self.rejected[cause] += 1
             self.last_problem = text
 
-    def fail(self, text: str) -> None:
-        """Count an image on which the model failed."""
+    def fail(self, text: str, mistake: bool = False) -> None:
+        """Count an image on which the model failed, or the program by a mistake in it."""
         with self._lock:
             self.failed += 1
+            self.mistakes += mistake
+            self.last_problem = text
+
+    def mistake(self, text: str) -> None:
+        """Count a mistake in the program that cost no image."""
+        with self._lock:
+            self.mistakes += 1
             self.last_problem = text
 
     def event(self, name: str, text: str, count: int = 1) -> None:
@@ -63,15 +72,18 @@ class Statistics:
             self.events[name] += count
             self.last_problem = text
 
-    def finish(self, latency_ms: float, age_ms: float | None) -> None:
-        """Count a published image: milliseconds since its arrival, and since its stamp."""
+    def finish(self, latency_ms: float) -> None:
+        """Count an image that is tracked: milliseconds since its arrival."""
         with self._lock:
             self.processed += 1
             self._latencies.append(latency_ms)
             self._finished.append(time.monotonic())
-            if age_ms is not None:
-                self._ages.append(age_ms)
-                self._news.append(age_ms)
+
+    def publish(self, age_ms: float) -> None:
+        """Note the age of an image when its tracks were published."""
+        with self._lock:
+            self._ages.append(age_ms)
+            self._news.append(age_ms)
 
     def new_ages(self) -> list[float]:
         """Return the milliseconds from stamp to publication since the last call."""
@@ -83,14 +95,17 @@ class Statistics:
     def report(self) -> dict[str, Any]:
         """Return all figures by name."""
         with self._lock:
-            span = self._finished[-1] - self._finished[0] if len(self._finished) > 1 else 0.0
+            now = time.monotonic()
+            recent = [at for at in self._finished if now - at <= _RATE_SECONDS]
+            rate = (len(recent) - 1) / (now - recent[0]) if len(recent) > 1 else 0.0
             figures: dict[str, Any] = {
                 'received': self.received,
                 'processed': self.processed,
                 'skipped': self.skipped,
                 'rejected': sum(self.rejected.values()),
                 'failed': self.failed,
-                'rate_hz': round((len(self._finished) - 1) / span, 2) if span else 0.0,
+                'mistakes': self.mistakes,
+                'rate_hz': round(rate, 2),
             }
             for name, values in (('latency_ms', self._latencies), ('age_ms', self._ages)):
                 for percent in (50, 99):
@@ -105,10 +120,11 @@ class Statistics:
         """Return the diagnostic level and its reason, judging what came since the last call."""
         with self._lock:
             problems = sum(self.rejected.values()) + sum(self.events.values()) + self.failed
-            news = problems - self._problems_reported
-            self._problems_reported = problems
+            now = (problems, self.processed, self.failed, self.mistakes)
+            news, processed, failed, mistakes = (n - b for n, b in zip(now, self._reported))
+            self._reported = now
             silent = time.monotonic() - self.last_received
-            if news and self.failed and not self.processed:
+            if mistakes or (failed and not processed):
                 return DiagnosticStatus.ERROR, self.last_problem
             if news:
                 return DiagnosticStatus.WARN, self.last_problem
@@ -117,6 +133,11 @@ class Statistics:
             if silent > silence_seconds:
                 return DiagnosticStatus.WARN, f'no image for {silent:.1f} s'
             return DiagnosticStatus.OK, 'tracking'
+
+
+def with_trace(text: str, error: Exception) -> str:
+    """Return a text with where in the program an error comes from, for whoever mends it."""
+    return text + '\n' + ''.join(traceback.format_exception(error)).rstrip()
 
 
 def status_message(

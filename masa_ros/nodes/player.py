@@ -2,64 +2,91 @@
 
 from __future__ import annotations
 
-import dataclasses
+import collections
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tqdm import tqdm
 
+from masa_ros import options
 from masa_ros.errors import ImageError, MasaError
 from masa_ros.msg import TrackedInstanceArray
-from masa_ros.nodes import messages, parameters
+from masa_ros.nodes import messages
+from masa_ros.nodes.parameters import NodeConfig
 from masa_ros.nodes.qos import profile
-from masa_ros.pipeline import PipelineConfig
-from masa_ros.replay.recorder import Recorder
-from masa_ros.replay.sources import Source
-from masa_ros.types import Frame
+from masa_ros.recordings.recorder import Recorder
+from masa_ros.recordings.sources import Source
+from masa_ros.types import Frame, Result
 
 _START_SECONDS = 120.0  # torch alone may need half of it on a small machine
 _PATIENCE_SECONDS = 10.0
+_SHIFT_NS = 1_000_000_000  # a recording that begins at 0: no stamp, to ROS
+
+_HEAD = struct.Struct('<qdq')  # before each message in the file: number, milliseconds, bytes
 
 
 class PlayerError(MasaError):
     """The node did not do its part."""
 
 
-def _node_arguments(config: PipelineConfig, namespace: str) -> list[str]:
-    detector = config.detector
-    if detector.weights:
-        path = str(Path(detector.weights).resolve())
-        config = dataclasses.replace(config, detector=dataclasses.replace(detector, weights=path))
+class _Sent(NamedTuple):
+    """An image that was published: its number in the recording, its stamp, time.monotonic()."""
+
+    number: int
+    stamp_ns: int
+    at: float
+
+
+class _Answer(NamedTuple):
+    """The tracks of an image: its number, milliseconds that they took, the message as CDR."""
+
+    number: int
+    latency_ms: float
+    data: bytes
+
+
+def _node_arguments(config: NodeConfig, namespace: str) -> list[str]:
     # A recording comes whole: best effort loses images larger than the transport's buffers.
     arguments = ['--ros-args', '-r', f'__ns:={namespace}', '-p', 'image_qos:=reliable']
     arguments += ['-p', 'image_queue:=10']
-    for name, value in parameters.overrides(config).items():
-        arguments += ['-p', f'{name}:={json.dumps(value)}']  # JSON is YAML
+    defaults = options.values_of(NodeConfig())
+    for name, value in options.values_of(config).items():
+        if name in ('weights', 'calibration') and value:
+            value = str(Path(value).expanduser().resolve())
+        if value != defaults.get(name):
+            arguments += ['-p', f'{name}:={json.dumps(value)}']  # JSON is YAML
     return arguments
 
 
 def play(
-    source: Source, config: PipelineConfig, recorder: Recorder, max_frames: int = 0
-) -> tuple[list[float], dict[str, Any]]:
-    """Play a recording at the pace of its stamps.
+    source: Source, config: NodeConfig, recorder: Recorder, max_frames: int = 0
+) -> dict[str, Any]:
+    """Play a recording at the pace of its stamps, then record what came back.
+
+    The answers wait in a temporary file, so that neither pictures nor files take the processor
+    from the node while it works.
 
     Returns
     -------
-    Milliseconds from the publication of each tracked image to the arrival of its tracks, and
-    the figures frames_in, frames_skipped and device.
+    The figures frames_in, frames_skipped and device. The recorder takes the milliseconds from the
+    publication of each tracked image to the arrival of its tracks.
 
     Raises
     ------
@@ -73,23 +100,60 @@ def play(
     command = [sys.executable, '-m', 'masa_ros.cli', 'node', *_node_arguments(config, namespace)]
     # -m puts the working folder first on the path: a checkout there would hide the messages.
     process = subprocess.Popen(command, cwd='/')
-    try:
-        return _Player(namespace, context, process).run(source, recorder, max_frames)
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(_PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        rclpy.try_shutdown(context=context)
+    with tempfile.TemporaryFile() as spool:
+        try:
+            figures = _Player(namespace, context, process, spool).run(source, max_frames)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(_PATIENCE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+            rclpy.try_shutdown(context=context)
+        spool.seek(0)
+        _record(source, _read(spool), recorder, max_frames)
+    return figures
+
+
+def _read(spool: IO[bytes]) -> Iterator[_Answer]:
+    """Give what ``_Player`` wrote to its file."""
+    while head := spool.read(_HEAD.size):
+        number, latency_ms, size = _HEAD.unpack(head)
+        yield _Answer(number, latency_ms, spool.read(size))
+
+
+def _record(
+    source: Source, answers: Iterator[_Answer], recorder: Recorder, max_frames: int
+) -> None:
+    answer = next(answers, None)
+    for index, item in enumerate(source):
+        if max_frames and index >= max_frames:
+            break
+        if not isinstance(item.frame, Frame):
+            recorder.refuse(item.name, str(item.frame))
+            continue
+        if answer is None or answer.number != index:
+            recorder.refuse(item.name, 'skipped or refused by the node')
+            continue
+        message = deserialize_message(answer.data, TrackedInstanceArray)
+        names = {i.class_id: i.class_name for i in message.instances if i.class_name}
+        recorder.took(answer.latency_ms)
+        recorder.add(
+            index, item.name, Result(item.frame, messages.tracks_from_msg(message), names)
+        )
+        answer = next(answers, None)
 
 
 class _Player:
     def __init__(
-        self, namespace: str, context: rclpy.Context, process: subprocess.Popen[bytes]
+        self,
+        namespace: str,
+        context: rclpy.Context,
+        process: subprocess.Popen[bytes],
+        spool: IO[bytes],
     ) -> None:
-        self._process = process
+        self._process, self._spool = process, spool
         self._node = rclpy.create_node('player', namespace=namespace, context=context)
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self._node)
@@ -99,11 +163,23 @@ class _Player:
             TrackedInstanceArray, 'masa_tracker/tracks', self._on_tracks, reliable
         )
         self._state = self._node.create_client(GetState, 'masa_tracker/get_state')
-        self._arrived: dict[int, tuple[TrackedInstanceArray, float]] = {}
+        self._sent: collections.deque[_Sent] = collections.deque()
+        self._answers = 0
 
     def _on_tracks(self, message: TrackedInstanceArray) -> None:
+        now = time.monotonic()
         stamp_ns = messages.stamp_to_ns(message.header.stamp)
-        self._arrived[stamp_ns] = (message, time.monotonic())
+        # Answers come in the order of the images; what stands before the one that is answered
+        # never will be.
+        place = next((i for i, s in enumerate(self._sent) if s.stamp_ns == stamp_ns), None)
+        if place is None:
+            return
+        for _ in range(place):
+            self._sent.popleft()
+        sent = self._sent.popleft()
+        data = serialize_message(message)
+        self._spool.write(_HEAD.pack(sent.number, (now - sent.at) * 1e3, len(data)) + data)
+        self._answers += 1
 
     def _spin_until(self, when: float) -> None:
         """Handle what arrives until time.monotonic() is ``when``."""
@@ -129,60 +205,47 @@ class _Player:
             self._spin_until(time.monotonic() + 0.2)
         raise PlayerError(f'the node was not active within {_START_SECONDS:.0f} s')
 
-    def run(
-        self, source: Source, recorder: Recorder, max_frames: int
-    ) -> tuple[list[float], dict[str, Any]]:
+    def run(self, source: Source, max_frames: int) -> dict[str, Any]:
         self._wait_until_active()
-        sent: dict[int, tuple[int, str, float]] = {}
-        start: tuple[int, float] | None = None
+        count, shift_ns = 0, 0
+        last_ns, due = 0, 0.0
         for index, item in enumerate(tqdm(source, unit='image', disable=not sys.stderr.isatty())):
             if max_frames and index >= max_frames:
                 break
             if isinstance(item.frame, ImageError):
-                recorder.refuse(item.name, str(item.frame))
                 continue
+            recorded_ns = item.frame.stamp_ns or item.arrived_ns
+            if not count:
+                shift_ns = 0 if recorded_ns else _SHIFT_NS
+                last_ns, due = recorded_ns, time.monotonic()
+            # A recording that begins again goes on at once.
+            due += max(recorded_ns - last_ns, 0) * 1e-9
+            last_ns = recorded_ns
             stamp_ns = item.frame.stamp_ns
-            if stamp_ns in sent:
-                recorder.refuse(item.name, 'an earlier image has the same stamp')
-                continue
-            header = Header(stamp=messages.ns_to_stamp(stamp_ns), frame_id=item.frame.frame_id)
+            if stamp_ns or not item.arrived_ns:
+                stamp_ns += shift_ns
+            stamp = messages.ns_to_stamp(stamp_ns)
+            header = Header(stamp=stamp, frame_id=item.frame.frame_id)
             message = messages.array_to_image(item.frame.image, 'rgb8', header)
-            start = start or (stamp_ns, time.monotonic())
-            self._spin_until(start[1] + (stamp_ns - start[0]) * 1e-9)
+            self._spin_until(due)
             self._check_alive()
-            sent[stamp_ns] = (index, item.name, time.monotonic())
+            self._sent.append(_Sent(index, stamp_ns, time.monotonic()))
             self._images.publish(message)
-        self._drain(len(sent))
-        if not self._arrived:
-            raise PlayerError(f'{len(sent)} images were sent, no tracks came back')
-        latencies = self._record(source, sent, recorder)
+            count += 1
+        self._drain()
+        if not self._answers:
+            raise PlayerError(f'{count} images were sent, no tracks came back')
         device = str(self._device())
-        skipped = len(sent) - len(self._arrived)
-        return latencies, {'frames_in': len(sent), 'frames_skipped': skipped, 'device': device}
+        skipped = count - self._answers
+        return {'frames_in': count, 'frames_skipped': skipped, 'device': device}
 
-    def _drain(self, count: int) -> None:
+    def _drain(self) -> None:
         """Wait for the last tracks: until all are here, or none came for a while."""
         seen, quiet_since = -1, time.monotonic()
-        while len(self._arrived) < count and time.monotonic() - quiet_since < 2.0:
-            if len(self._arrived) != seen:
-                seen, quiet_since = len(self._arrived), time.monotonic()
+        while self._sent and time.monotonic() - quiet_since < 2.0:
+            if self._answers != seen:
+                seen, quiet_since = self._answers, time.monotonic()
             self._spin_until(time.monotonic() + 0.1)
-
-    def _record(
-        self, source: Source, sent: dict[int, tuple[int, str, float]], recorder: Recorder
-    ) -> list[float]:
-        latencies = []
-        for item in source:
-            frame = item.frame
-            if not isinstance(frame, Frame) or frame.stamp_ns not in self._arrived:
-                continue
-            index, name, at = sent[frame.stamp_ns]
-            if name != item.name:
-                continue
-            message, arrived = self._arrived[frame.stamp_ns]
-            latencies.append((arrived - at) * 1e3)
-            recorder.add(index, name, frame, messages.tracks_from_msg(message))
-        return latencies
 
     def _device(self) -> str:
         """Ask the node's diagnostics where the model runs."""

@@ -27,6 +27,7 @@ class TrackMemory:
     stored: (T,) int64, sightings written to the gallery so far.
     scores: (T,) float32 of the last sighting.
     votes: (T, L) float32, sum of the scores for each known label.
+    labels: (T,) int32 of the last sighting.
     steadiness: (T,) float64, share of the last frames in which the track was detected.
     hits: (T,) int64, frames in which the track was detected.
     missed: (T,) int64, frames since then.
@@ -46,6 +47,7 @@ class TrackMemory:
     steadiness: NDArray[np.float64]
     scores: NDArray[np.float32]
     votes: NDArray[np.float32]
+    labels: NDArray[np.int32]
     hits: NDArray[np.int64]
     missed: NDArray[np.int64]
     first_ns: NDArray[np.int64]
@@ -60,6 +62,7 @@ class TrackMemory:
         embeddings: NDArray[np.float32],
         scores: NDArray[np.float32],
         votes: NDArray[np.float32],
+        labels: NDArray[np.int32],
         gallery_size: int,
         stamp_ns: int,
     ) -> TrackMemory:
@@ -78,6 +81,7 @@ class TrackMemory:
             steadiness=np.full(count, 0.2),
             scores=scores.copy(),
             votes=votes,
+            labels=labels.copy(),
             hits=np.ones(count, np.int64),
             missed=np.zeros(count, np.int64),
             first_ns=stamps,
@@ -94,6 +98,7 @@ class TrackMemory:
             embeddings=np.zeros((0, embedding_size), np.float32),
             scores=np.zeros(0, np.float32),
             votes=np.zeros((0, labels), np.float32),
+            labels=np.zeros(0, np.int32),
             gallery_size=gallery_size,
             stamp_ns=0,
         )
@@ -113,6 +118,16 @@ class TrackMemory:
         for field in dataclasses.fields(self):
             joined = np.concatenate((getattr(self, field.name), getattr(other, field.name)))
             setattr(self, field.name, joined)
+
+    def shift(self, nanoseconds: int) -> None:
+        """Move all stamps, so that nothing becomes older or younger when the clock is set."""
+        for stamps in (self.first_ns, self.last_ns, self.box_ns):
+            stamps += nanoseconds
+
+    def rescale(self, x: float, y: float) -> None:
+        """Multiply all places, in pixels, along both axes."""
+        for places in (self.boxes, self.velocities, self.drift):
+            places *= np.tile((x, y), places.shape[1] // 2)
 
     @property
     def confirmed(self) -> NDArray[np.bool_]:

@@ -12,76 +12,14 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from masa_ros.errors import ConfigError
 from masa_ros.tracking import geometry
 from masa_ros.tracking.assignment import greedy
+from masa_ros.tracking.config import ReleasedConfig
 from masa_ros.tracking.similarity import bisoftmax, cosine, masa_similarity, softmax
-from masa_ros.tracking.tracker import Probe, check_values
+from masa_ros.tracking.tracker import Probe
 from masa_ros.types import Instances, TrackState
 
 Array = NDArray[np.floating]
-
-
-@dataclasses.dataclass(frozen=True)
-class ReleasedConfig:
-    """Parameters of the released trackers, under their original names.
-
-    Attributes
-    ----------
-    rules: 'tao' or 'bdd': which tracker.
-    init_score_thr: an unmatched detection above this score starts a track.
-    obj_score_thr: a detection must score above this to continue a track.
-    match_score_thr: similarity above which detection and track are one object.
-    memo_tracklet_frames: a track unseen for so many frames is forgotten.
-    memo_momentum: weight of the new embedding in a track's average.
-    distractor_score_thr, distractor_nms_thr: (tao) detections below that score that overlap a
-        better one by more than that IoU are dropped.
-    max_distance, fps: (tao) pixels within which the place of an object does not count against
-        it, -1 for no such gate, and the rate of the recording, which the gate depends on.
-    memo_backdrop_frames: (bdd) frames for which unmatched detections are kept as background.
-    nms_conf_thr: (bdd) a detection of low score that resembles a track by more than this is
-        neither track nor background.
-    nms_backdrop_iou_thr, nms_class_iou_thr: (bdd) IoU above which a detection of low or of high
-        score is a duplicate of a better one.
-    with_cats: (bdd) only detections and tracks of one class match.
-    match_metric: (bdd) 'bisoftmax', 'softmax' or 'cosine'.
-
-    """
-
-    rules: str = 'tao'
-    init_score_thr: float = 0.8
-    obj_score_thr: float = 0.5
-    match_score_thr: float = 0.5
-    memo_tracklet_frames: int = 10
-    memo_momentum: float = 0.8
-    distractor_score_thr: float = 0.5
-    distractor_nms_thr: float = 0.3
-    max_distance: float = -1.0
-    fps: float = 1.0
-    memo_backdrop_frames: int = 1
-    nms_conf_thr: float = 0.5
-    nms_backdrop_iou_thr: float = 0.3
-    nms_class_iou_thr: float = 0.7
-    with_cats: bool = False
-    match_metric: str = 'bisoftmax'
-
-    def __post_init__(self) -> None:
-        """Refuse values that mean nothing; raises ConfigError."""
-        checked = dataclasses.asdict(self)
-        if self.max_distance == -1:
-            del checked['max_distance']
-        check_values(checked)
-        for name, choices in (
-            ('rules', ('tao', 'bdd')),
-            ('match_metric', ('bisoftmax', 'softmax', 'cosine')),
-        ):
-            if getattr(self, name) not in choices:
-                listed = ', '.join(choices)
-                raise ConfigError(
-                    f"{name} is '{getattr(self, name)}'; it must be one of: {listed}"
-                )
-        if not self.fps:
-            raise ConfigError('fps is 0; it must be the rate of the recording')
 
 
 class ReleasedMemory:
@@ -125,6 +63,17 @@ class ReleasedTracker:
         self._earlier += self.created
         self.memory = ReleasedMemory()
         self.created = 0
+
+    def rescale(self, x: float, y: float) -> None:
+        """Go on with images whose sides are ``x`` and ``y`` times as long, of the same view."""
+        for boxes in (self.memory.boxes, *(boxes for boxes, *_ in self.memory.backdrops)):
+            boxes *= np.array((x, y, x, y), boxes.dtype)
+
+    def remove(self, track_id: int) -> bool:
+        """Forget a track; False where none has this id."""
+        kept = self.memory.ids != track_id - self._earlier - 1
+        self._keep(kept)
+        return not kept.all()
 
     def update(
         self, detections: Instances, stamp_ns: int, probe: Probe | None = None
@@ -290,8 +239,10 @@ class ReleasedTracker:
             alone = (ids == -1) & (overlap <= config.nms_backdrop_iou_thr)
             memory.backdrops.insert(0, (boxes[alone], embeddings[alone], labels[alone]))
             del memory.backdrops[config.memo_backdrop_frames :]
-        kept = frame - memory.last_frame < config.memo_tracklet_frames
+        self._keep(frame - memory.last_frame < config.memo_tracklet_frames)
+
+    def _keep(self, kept: NDArray[np.bool_]) -> None:
         if kept.all():
             return
         for name in ('ids', 'boxes', 'embeddings', 'labels', 'last_frame', 'first_ns'):
-            setattr(memory, name, getattr(memory, name)[kept])
+            setattr(self.memory, name, getattr(self.memory, name)[kept])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from masa_ros.errors import ConfigError
 from masa_ros.tracking import geometry
 from masa_ros.tracking.assignment import greedy, optimal
+from masa_ros.tracking.config import TrackerConfig
 from masa_ros.tracking.memory import TrackMemory
 from masa_ros.tracking.similarity import bisoftmax_of, cosine, dots_and_cosines, unit
 from masa_ros.types import Instances, Mask, TrackState
@@ -24,92 +23,6 @@ _NEW_ASPECT = 0.9  # cosine below which a sighting shows a track as it was not s
 _STEADINESS_WEIGHT = 0.2  # of a frame in the share of recent frames with a detection
 _VELOCITY_WEIGHT = 0.25  # of the last movement in the running average of the velocity
 _VELOCITY_SECONDS = 0.5  # the longer ago, the less the last velocity says of where an object is
-
-
-@dataclasses.dataclass(frozen=True)
-class TrackerConfig:
-    """Options of the association; names and meanings follow MASA's where it has them.
-
-    Attributes
-    ----------
-    init_score_thr: an unmatched detection above this score starts a track; 0..1.
-    obj_score_thr: a detection must score above this to continue a track; 0..1.
-    match_score_thr: a pair must score above this to be the same object; 0..1.
-    reid_score_thr: the same where the place does not speak for it: an object that comes back
-        somewhere else; 0..1.
-    distractor_score_thr, distractor_nms_thr: detections below that score that overlap a better
-        one by more than that IoU are taken for duplicates; 0..1.
-    memo_momentum: weight of the new embedding in a track's average; 0..1.
-    gallery_size: unlike sightings of a track that are remembered beside the average; 1: none.
-    memory_seconds: a track unseen for longer is forgotten.
-    memory_frames: the same in frames; 0 for no such limit.
-    motion_weight: share of place and size, against looks, in the score of a pair; 0..1.
-    predict_motion: expect tracks where their velocity takes them, not where they were.
-    camera_motion: take what most objects move in common for movement of the camera.
-    max_distance: how far an object may be from where it is expected, in units of its own side,
-        before its place speaks against it.
-    max_resize: logarithm of the factor by which its side may differ before that speaks against it.
-    max_speed: how much that distance grows for every second without a sighting, in sides.
-    optimal_assignment: the best set of pairs, instead of the best pair of one detection after
-        the other.
-    two_stage: detections that score below ``init_score_thr`` choose last.
-    confirm_frames: sightings after which a track is no longer tentative.
-    confirm_score: a detection above it is trusted at first sight; 0..1.
-    coast_seconds: for so long a track that is not detected is looked for where it is expected;
-        0: never.
-    coast_steady_thr: only for tracks that were detected in a larger share of the last frames; what
-        is detected now and then is rarely an object; 0..1.
-    coast_score_thr, coast_look_thr: what is found there must score above the one and its cosine
-        to the track exceed the other; 0..1.
-    vote_labels: publish the label that most of a track's sightings had, not the last one's.
-    publish_tentative, publish_lost: return these tracks too.
-
-    """
-
-    init_score_thr: float = 0.5
-    obj_score_thr: float = 0.3
-    match_score_thr: float = 0.5
-    reid_score_thr: float = 0.7
-    distractor_score_thr: float = 0.5
-    distractor_nms_thr: float = 0.5
-    memo_momentum: float = 0.8
-    gallery_size: int = 4
-    memory_seconds: float = 10.0
-    memory_frames: int = 0
-    motion_weight: float = 0.5
-    predict_motion: bool = True
-    camera_motion: bool = True
-    max_distance: float = 0.8
-    max_resize: float = 0.5
-    max_speed: float = 1.5
-    optimal_assignment: bool = True
-    two_stage: bool = True
-    confirm_frames: int = 2
-    confirm_score: float = 0.9
-    coast_seconds: float = 0.3
-    coast_steady_thr: float = 0.6
-    coast_score_thr: float = 0.3
-    coast_look_thr: float = 0.8
-    vote_labels: bool = True
-    publish_tentative: bool = False
-    publish_lost: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse values that mean nothing; raises ConfigError."""
-        check_values(dataclasses.asdict(self))
-        if self.gallery_size < 1:
-            raise ConfigError(f'gallery_size is {self.gallery_size}; it must be at least 1')
-
-
-def check_values(values: dict[str, Any]) -> None:
-    """Refuse numbers that mean nothing as a tracker's options; raises ConfigError naming one."""
-    for name, value in values.items():
-        if isinstance(value, str):
-            continue
-        unit = name.endswith(('_thr', '_score', '_momentum', '_weight'))
-        if not np.isfinite(value) or value < 0 or (unit and value > 1):
-            limits = 'in 0..1' if unit else 'not negative'
-            raise ConfigError(f'{name} is {value}; it must be {limits}')
 
 
 class Tracker:
@@ -137,6 +50,23 @@ class Tracker:
         self._memory: TrackMemory | None = None
         self._masks: dict[int, Mask | None] = {}
         self._labels = np.zeros(0, np.int32)
+        self._now = 0
+
+    def rescale(self, x: float, y: float) -> None:
+        """Go on with images whose sides are ``x`` and ``y`` times as long, of the same view."""
+        if self._memory is not None:
+            self._memory.rescale(x, y)
+            masks = self._masks.items()
+            self._masks = {i: mask and mask.scaled(x, y) for i, mask in masks}
+
+    def remove(self, track_id: int) -> bool:
+        """Forget a track; False where none has this id."""
+        memory = self._memory
+        if memory is None or track_id not in memory.ids:
+            return False
+        memory.keep(memory.ids != track_id)
+        del self._masks[track_id]
+        return True
 
     def update(
         self, detections: Instances, stamp_ns: int, probe: Probe | None = None
@@ -151,16 +81,20 @@ class Tracker:
 
         Returns
         -------
-        The tracks of this frame as ``TrackerConfig`` asks for: detected ones, best score first,
-        then coasted ones, then lost ones.
+        The tracks of this frame as ``TrackerConfig`` asks for, best score first; lost ones come
+        last.
 
         """
         found = self._clean(detections)
         memory = self._prepare(found)
+        if stamp_ns < self._now:
+            # No time has passed: what is remembered is as old as it was.
+            memory.shift(stamp_ns - self._now)
+        self._now = stamp_ns
         self._forget(memory, stamp_ns)
-        looks = self._looks(found, memory)
-        expected = self._expect(found, memory, looks, stamp_ns)
-        matched = self._match(found, memory, looks, expected, stamp_ns)
+        appearance = self._appearance(found, memory)
+        expected = self._expect(found, memory, appearance, stamp_ns)
+        matched = self._match(found, memory, appearance, expected, stamp_ns)
         self._continue(found, memory, matched, stamp_ns)
         fresh = self._start(found, memory, matched, stamp_ns)
         # Where each detection ended up: row in the memory, -1 for nowhere.
@@ -217,7 +151,7 @@ class Tracker:
             del self._masks[track_id]
         memory.keep(~old)
 
-    def _looks(self, found: Instances, memory: TrackMemory) -> NDArray[np.float32]:
+    def _appearance(self, found: Instances, memory: TrackMemory) -> NDArray[np.float32]:
         """MASA's similarity (D, T): the mean of bi-softmax and cosine (J.4).
 
         A track that was not seen in the last frame may come back under another aspect: what is
@@ -232,16 +166,16 @@ class Tracker:
             for values, more in zip((dots, cosines), others):
                 best = more.reshape(len(found), -1, len(absent)).max(axis=1)
                 values[:, absent] = np.maximum(values[:, absent], best)
-        looks = bisoftmax_of(dots)
-        looks += cosines
-        looks *= 0.5
-        return looks
+        appearance = bisoftmax_of(dots)
+        appearance += cosines
+        appearance *= 0.5
+        return appearance
 
     def _expect(
         self,
         found: Instances,
         memory: TrackMemory,
-        looks: NDArray[np.float32],
+        appearance: NDArray[np.float32],
         stamp_ns: int,
     ) -> NDArray[np.float64]:
         """Boxes (T, 4) where the tracks should be by now.
@@ -253,11 +187,11 @@ class Tracker:
         if self.config.predict_motion:
             elapsed = np.clip((stamp_ns - memory.box_ns) * 1e-9, 0, _VELOCITY_SECONDS)
             expected += np.tile(memory.velocities * elapsed[:, None], 2)
-        if self.config.camera_motion and looks.size:
-            best = looks.argmax(axis=1)
+        if self.config.camera_motion and appearance.size:
+            best = appearance.argmax(axis=1)
             rows = np.arange(len(found))
-            pair = (looks.argmax(axis=0)[best] == rows) & ~_absent(memory)[best]
-            pair &= (looks[rows, best] > self.config.reid_score_thr) & self._sure(found)
+            pair = (appearance.argmax(axis=0)[best] == rows) & ~_absent(memory)[best]
+            pair &= (appearance[rows, best] > self.config.reid_score_thr) & self._sure(found)
             if pair.sum() >= _CAMERA_PAIRS:
                 off = geometry.centres(found.boxes[pair]) - geometry.centres(expected[best[pair]])
                 shift = np.median(off, axis=0)
@@ -274,7 +208,7 @@ class Tracker:
         self,
         found: Instances,
         memory: TrackMemory,
-        looks: NDArray[np.float32],
+        appearance: NDArray[np.float32],
         expected: NDArray[np.float64],
         stamp_ns: int,
     ) -> NDArray[np.int64]:
@@ -285,7 +219,7 @@ class Tracker:
         the rest (ByteTrack, Zhang et al. 2022).
         """
         matched = np.full(len(found), -1, np.int64)
-        if not looks.size:
+        if not appearance.size:
             return matched
         config = self.config
         elapsed = np.maximum(stamp_ns - memory.box_ns, 0) * 1e-9
@@ -296,14 +230,15 @@ class Tracker:
         distance = _squares(geometry.centres(found.boxes), geometry.centres(expected), reach)
         resize = _squares(np.log(geometry.sides(found.boxes))[:, None], np.log(side), growth)
         place = np.exp(-(distance + resize))
-        score = looks + np.float32(config.motion_weight) * (place - looks)
+        score = appearance + np.float32(config.motion_weight) * (place - appearance)
 
         possible = (distance <= 4) & (resize <= 4) & (score > config.match_score_thr)
-        # After an absence another object may stand there, or the same one elsewhere: looks decide.
+        # After an absence another object may stand there, or the same one elsewhere:
+        # appearance decides.
         absent = _absent(memory)
         if absent.any():
-            possible &= ~absent | (looks > config.match_score_thr)
-            possible |= (absent & memory.confirmed) & (looks > config.reid_score_thr)
+            possible &= ~absent | (appearance > config.match_score_thr)
+            possible |= (absent & memory.confirmed) & (appearance > config.reid_score_thr)
         possible &= (found.scores > config.obj_score_thr)[:, None]
         # The sure detections choose first: a shaky one never takes a track from them.
         sure = self._sure(found)
@@ -348,6 +283,7 @@ class Tracker:
             memory.gallery[rows[new], place] = sighting[new]
             memory.stored[rows[new]] += 1
         memory.votes[rows] += self._votes(found)[seen]
+        memory.labels[rows] = found.labels[seen]
         memory.hits[rows] += 1
         memory.missed[rows] = 0
         memory.last_ns[rows] = memory.box_ns[rows]
@@ -394,6 +330,7 @@ class Tracker:
             embeddings=new.embeddings,
             scores=new.scores,
             votes=self._votes(new),
+            labels=new.labels,
             gallery_size=config.gallery_size,
             stamp_ns=stamp_ns,
         )
@@ -462,14 +399,16 @@ class Tracker:
         if not self.config.publish_tentative:
             seen = seen[memory.confirmed[matched[seen]]]
         parts = [self._tracks(memory, matched[seen], found[seen])]
-        if coasted is not None:
-            parts.append(self._tracks(memory, coasted[1], coasted[0]))
+        if coasted is not None and len(coasted[0]):
+            here = Instances.concatenate((*parts, self._tracks(memory, coasted[1], coasted[0])))
+            parts = [here[np.argsort(-here.scores, kind='stable')]]
         if self.config.publish_lost:
             lost = np.flatnonzero(memory.states == TrackState.LOST)
             lost = lost[np.argsort(-memory.scores[lost], kind='stable')]
             last = Instances(
                 boxes=memory.boxes[lost].astype(np.float32),
                 scores=memory.scores[lost],
+                labels=memory.labels[lost],
                 embeddings=memory.embeddings[lost],
                 masks=tuple(self._masks[i] for i in memory.ids[lost].tolist()),
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 _SCENES, _CLIPS = 50, 10  # that are evaluated
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         '--images', type=Path, required=True, metavar='DIR', help='unlabelled images, any depth'
@@ -82,31 +82,45 @@ def run(arguments: argparse.Namespace) -> int:
     """Look for whole objects, then train on scenes made of them."""
     import torch
 
-    from masa_ros.errors import SourceError
-    from masa_ros.models.detector import choose_device
-    from masa_ros.models.zoo import model_config
-    from masa_ros.training.composites import Composites
-    from masa_ros.training.cutouts import image_files, is_held_out, mine, part_readable
-    from masa_ros.training.data import Mixture, Photographs, Source
-    from masa_ros.training.losses import LossConfig
-    from masa_ros.training.measure import clip, evaluator
-    from masa_ros.training.proposals import read_proposals
-    from masa_ros.training.train import TrainConfig, train
-    from masa_ros.training.views import ViewConfig
+    from masa_ros.models.devices import choose_device
+    from masa_ros.training import parallel
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    with parallel.started(str(choose_device(arguments.device))) as device:
+        _train(arguments, device)
+    return 0
+
+
+def _train(arguments: argparse.Namespace, device: str) -> None:
+    """Train in this process, one of those that were started."""
+    from masa_ros.errors import SourceError
+    from masa_ros.models.zoo import model_config
+    from masa_ros.training import parallel
+    from masa_ros.training.composites import Composites
+    from masa_ros.training.cutouts import image_files, is_held_out, mine, part_readable
+    from masa_ros.training.data import Mixture, Photographs, Scenes
+    from masa_ros.training.losses import LossConfig
+    from masa_ros.training.measure import clip, evaluator
+    from masa_ros.training.proposals import read_proposals
+    from masa_ros.training.train import Evaluate, TrainConfig, train
+    from masa_ros.training.views import ViewConfig
+
+    def say(text: str) -> None:
+        if parallel.rank() == 0:
+            print(text)
+
     photos, bad = part_readable(image_files(arguments.images, arguments.exclude))
     if bad:
         listed = ', '.join(str(file.relative_to(arguments.images)) for file in bad[:10])
-        print(f'{len(bad)} of {len(photos) + len(bad)} files are no images: {listed}')
+        say(f'{len(bad)} of {len(photos) + len(bad)} files are no images: {listed}')
     if not photos:
         raise SourceError(f'{arguments.images} holds no image that can be read')
     size = (arguments.size, arguments.size)
-    parts: list[tuple[float, Source]] = []
+    parts: list[tuple[float, Scenes]] = []
     if arguments.proposals:
         names = {photo.resolve() for photo in photos if not is_held_out(photo.stem)}
-        entries = read_proposals(arguments.proposals, arguments.images)
+        entries = read_proposals(arguments.proposals, arguments.images, say)
         entries = [entry for entry in entries if entry.path.resolve() in names]
         views = ViewConfig(size=size)
         last = arguments.plain_after * arguments.steps * arguments.pairs
@@ -114,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
         parts.append((arguments.share, photographs))
     library = arguments.output / 'cutouts'
     if not parts or arguments.share < 1 or arguments.evaluate_every:
-        mine(photos, library)
+        parallel.first_alone(lambda: mine(photos, library))
     if not parts or arguments.share < 1:
         composites = Composites(library, photos, size, arguments.seed)
         parts.append((1 - arguments.share if parts else 1.0, composites))
@@ -122,7 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         output=arguments.output,
         weights=arguments.weights,
-        device=arguments.device,
+        device=device,
         precision=arguments.precision,
         learning_rate=arguments.learning_rate,
         freeze=None if arguments.freeze is None else tuple(arguments.freeze),
@@ -136,12 +150,10 @@ def run(arguments: argparse.Namespace) -> int:
         losses=LossConfig(one_camera=arguments.one_camera),
         resume=arguments.resume,
     )
-    evaluate = None
-    if arguments.evaluate_every:
+    evaluate: Evaluate | None = None
+    if arguments.evaluate_every and parallel.rank() == 0:
         held_out = Composites(library, photos, size, arguments.seed, held_out=True)
-        scenes = [held_out.sample(i) for i in range(_SCENES)]
+        pairs = [held_out.pair(i) for i in range(_SCENES)]
         clips = [clip(held_out, i) for i in range(_CLIPS)]
-        device = str(choose_device(arguments.device))
-        evaluate = evaluator(model_config(arguments.model), scenes, clips, device)
-    print(f'weights: {train(config, Mixture(parts, arguments.seed), evaluate)}')
-    return 0
+        evaluate = evaluator(model_config(arguments.model), pairs, clips, device)
+    say(f'weights: {train(config, Mixture(parts, arguments.seed), evaluate, say)}')

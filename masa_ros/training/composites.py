@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from masa_ros.errors import SourceError
 from masa_ros.training.cutouts import Scene, cut, is_held_out, read_library, read_rgb
-from masa_ros.training.views import Sample, Seen, affine, pack, photometric
+from masa_ros.training.views import Seen, ViewPair, affine, pack, photometric
 
 Array = NDArray[Any]
 
@@ -35,7 +35,7 @@ class _Object(NamedTuple):
     poses: NDArray[np.float64]
 
 
-class _Scene(NamedTuple):
+class _Arrangement(NamedTuple):
     """Objects, those in front last, before a background (2H, 2W, 3) whose middle is looked at.
 
     ``unknown``: the background may show whole objects. ``camera`` (2, 4): how far it is off in
@@ -64,7 +64,7 @@ def _mirrored(image: Array, height: int, width: int) -> Array:
 
 
 class Composites:
-    """Scenes by number: ``sample(i)`` is the same for the same seed, files and i.
+    """Scenes by number: ``pair(i)`` is the same for the same seed, files and i.
 
     Parameters
     ----------
@@ -90,7 +90,6 @@ class Composites:
         seed: int = 0,
         held_out: bool = False,
     ) -> None:
-        cv2.setNumThreads(0)  # the workers share few cores with the training itself
         self.size, self.seed = size, seed
 
         def chosen(name: str) -> bool:
@@ -106,9 +105,10 @@ class Composites:
                 f'the {part} of the photographs has {len(self.cutouts)} whole objects in '
                 f'{len(self.photos)} photographs: more are needed'
             )
+        self.left_out: dict[str, str] = {}  # nothing, see ``Scenes``
 
-    def sample(self, index: int) -> Sample:
-        """Make scene number ``index``."""
+    def pair(self, index: int) -> ViewPair:
+        """Make the views of scene number ``index``."""
         rng = np.random.default_rng((self.seed, index))
         real = rng.random() < 0.15
         views = self._real(rng) if real else self._composite(rng)
@@ -278,7 +278,7 @@ class Composites:
             ]
         return levels
 
-    def _arrange(self, rng: np.random.Generator) -> _Scene:
+    def _arrange(self, rng: np.random.Generator) -> _Arrangement:
         """Choose objects, and where they and the camera are in the two views."""
         height, width = self.size
         background, unknown = self._background(rng)
@@ -291,7 +291,7 @@ class Composites:
             centre = rng.uniform(0.02, 0.98, 2)
             size = side / max(levels[0].shape[:2])
             first = np.array([*centre, np.log(size), rng.normal(0, 0.2), 0.0])
-            # Half of the objects go anywhere: looks must tell them apart, not places.
+            # Half of the objects go anywhere: appearance must tell them apart, not place.
             there = centre + rng.normal(0, 0.25, 2) * min(side, 60) / (width, height)
             if rng.random() < 0.5:
                 there = rng.uniform(0.02, 0.98, 2)
@@ -305,10 +305,10 @@ class Composites:
         objects = [objects[i] for i in order]
         camera = np.zeros((2, 4))
         camera[1] = (*(rng.normal(0, 0.1, 2)), rng.uniform(-0.4, 0.4), rng.normal(0, 0.1))
-        return _Scene(background, unknown, objects, camera)
+        return _Arrangement(background, unknown, objects, camera)
 
     def _render(
-        self, scene: _Scene, time: float, order: Iterable[int], rng: np.random.Generator
+        self, scene: _Arrangement, time: float, order: Iterable[int], rng: np.random.Generator
     ) -> tuple[Array, Array, dict[int, int]]:
         """Draw a scene at a time between its views, 0 and 1, the objects of ``order`` alone.
 

@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from masa_ros.errors import SourceError
+from masa_ros.evaluation.fields import listed, read_json, text
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.webp', '.bmp'}
+_FORMAT = 'masa_ros.cutouts/2'
+_AGAIN = 'delete the folder to search the photographs again'
 _LONG_SIDE = 384  # photographs are searched, and objects stored, at most this large
 
 ImageArray = NDArray[np.uint8]
@@ -25,7 +28,10 @@ MaskArray = NDArray[np.bool_]
 
 
 class Scene(NamedTuple):
-    """A photograph (H, W, 3) RGB with the mask (H, W) bool of the one object known in it."""
+    """A photograph (H, W, 3) RGB with the mask (H, W) bool of the one object known in it.
+
+    ``source`` is the stem of its file, by which it is held out or not.
+    """
 
     image: ImageArray
     mask: MaskArray
@@ -64,15 +70,29 @@ def part_readable(files: list[Path]) -> tuple[list[Path], list[Path]]:
     return good, bad
 
 
+def read_image(path: Path) -> ImageArray | None:
+    """Return an image (H, W, 3) RGB, None when it cannot be read."""
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:  # of a size that OpenCV does not believe
+        return None
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def shrunk(image: ImageArray, side: int) -> ImageArray | None:
+    """Return an image at most ``side`` pixels long; None when nothing is left of its width."""
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    if round(scale * min(image.shape[:2])) < 1:
+        return None
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
 def read_rgb(path: Path) -> ImageArray | None:
     """Return an image shrunk to the working size, None when it cannot be read."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        return None
-    scale = _LONG_SIDE / max(image.shape[:2])
-    if scale < 1:
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    image = read_image(path)
+    return None if image is None else shrunk(image, _LONG_SIDE)
 
 
 def grabcut(image: ImageArray, seed: ImageArray, rounds: int = 4) -> MaskArray:
@@ -176,40 +196,67 @@ def mine(photos: list[Path], library: Path) -> Path:
 
     Returns
     -------
-    ``library``, holding NAME.jpg with NAME.png (the mask) and index.json.
+    ``library``, holding NUMBER-STEM.jpg with NUMBER-STEM.png (the mask), and index.json, which is
+    written last: a folder without it is begun again.
 
     Raises
     ------
     SourceError
-        When no photograph shows a whole object.
+        When no photograph shows a whole object, or the folder holds a library of another format.
+    OSError
+        When the folder cannot be written.
 
     """
     index = library / 'index.json'
     if index.is_file():
+        _read_index(library)
         return library
     library.mkdir(parents=True, exist_ok=True)
-    names = []
-    for path in tqdm(photos, desc='looking for whole objects', unit='image'):
+    scenes = []
+    for number, path in enumerate(tqdm(photos, desc='looking for whole objects', unit='image')):
         scene = from_photo(path)
         if scene is None:
             continue
+        name = f'{number:06d}-{scene.source}'  # the same stem may be in several folders
         pixels = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(library / f'{scene.source}.jpg'), pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
-        cv2.imwrite(str(library / f'{scene.source}.png'), scene.mask.astype(np.uint8) * 255)
-        names.append(scene.source)
-    if not names:
+        _write(library / f'{name}.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        _write(library / f'{name}.png', scene.mask.astype(np.uint8) * 255, [])
+        scenes.append({'name': name, 'source': scene.source})
+    if not scenes:
         raise SourceError(f'none of {len(photos)} photographs shows one whole object')
-    index.write_text(json.dumps({'format': 'masa_ros.cutouts/1', 'scenes': names}, indent=1))
+    temporary = index.with_suffix('.tmp')
+    temporary.write_text(json.dumps({'format': _FORMAT, 'scenes': scenes}, indent=1))
+    temporary.replace(index)
     return library
+
+
+def _write(path: Path, pixels: NDArray[np.uint8], options: list[int]) -> None:
+    path.write_bytes(cv2.imencode(path.suffix, pixels, options)[1].tobytes())
 
 
 def read_library(library: Path) -> list[Scene]:
     """Return the photographs of a library with their masks; raises SourceError."""
     scenes = []
-    for name in json.loads((library / 'index.json').read_text())['scenes']:
-        image = cv2.imread(str(library / f'{name}.jpg'))
+    for name, source in _read_index(library):
+        image = read_image(library / f'{name}.jpg')
         mask = cv2.imread(str(library / f'{name}.png'), cv2.IMREAD_GRAYSCALE)
-        if image is None or mask is None:
-            raise SourceError(f'{library / name} cannot be read; delete the folder to mine again')
-        scenes.append(Scene(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask > 0, name))
+        if image is None or mask is None or image.shape[:2] != mask.shape or not mask.any():
+            raise SourceError(f'{library / name} cannot be read; {_AGAIN}')
+        scenes.append(Scene(image, mask > 0, source))
+    return scenes
+
+
+def _read_index(library: Path) -> list[tuple[str, str]]:
+    """Return name and source of every photograph of a finished library; raises SourceError."""
+    index = library / 'index.json'
+    document = read_json(index)
+    try:
+        if text(document, 'format') != _FORMAT:
+            raise ValueError(f"its format is '{document['format']}', not '{_FORMAT}'")
+        scenes = [(text(s, 'name'), text(s, 'source')) for s in listed(document, 'scenes')]
+        names = {Path(name).name for name, _ in scenes}
+        if not scenes or names != {name for name, _ in scenes} or len(names) < len(scenes):
+            raise ValueError('its list of photographs is damaged')
+    except ValueError as error:
+        raise SourceError(f'{index}: {error}; {_AGAIN}') from error
     return scenes

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from masa_ros.errors import SourceError
+from masa_ros.training.cutouts import read_image, shrunk
 from masa_ros.training.proposals import Entry
-from masa_ros.training.views import Labelled, Sample, ViewConfig, make_sample
+from masa_ros.training.views import Labelled, ViewConfig, ViewPair, make_pair
 
 
-class Source(Protocol):
-    """Scenes by number: the same number gives the same scene."""
+class Scenes(Protocol):
+    """Scenes by number: the same number gives the same views of the same scene."""
 
-    def sample(self, index: int) -> Sample:
-        """Make scene number ``index``."""
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Photographs that cannot be used, and why, as far as this process has met them.
+
+        Others took their place.
+        """
+        ...
+
+    def pair(self, index: int) -> ViewPair:
+        """Make the views of scene number ``index``."""
+        ...
 
 
 class Photographs:
@@ -38,12 +47,7 @@ class Photographs:
     Raises
     ------
     SourceError
-        When no entry has a mask.
-
-    Attributes
-    ----------
-    unreadable: names of files that turned out not to be images, or whose masks are damaged; others
-        take their place.
+        When no entry has a mask; later, when none of the photographs can be read with its masks.
 
     """
 
@@ -60,10 +64,11 @@ class Photographs:
             raise SourceError(f'none of the {len(entries)} images to learn from has a proposal')
         self.config, self.exhaustive, self.seed = config, exhaustive, seed
         self.plain_after, self._plain = plain_after, dataclasses.replace(config, mixup=0.0)
-        self.unreadable: set[str] = set()
+        self.left_out: dict[str, str] = {}
+        self._photographs = len({entry.path for entry in self.entries})
 
-    def sample(self, index: int) -> Sample:
-        """Make scene number ``index``."""
+    def pair(self, index: int) -> ViewPair:
+        """Make the views of scene number ``index``."""
         rng = np.random.default_rng((self.seed, 1, index))
         scenes: list[Labelled] = []
         while len(scenes) < 2:
@@ -71,39 +76,44 @@ class Photographs:
             if scene is not None:
                 scenes.append(scene)
         config = self.config if index < self.plain_after else self._plain
-        return make_sample(scenes, config, rng)
+        return make_pair(scenes, config, rng)
 
     def _read(self, entry: Entry) -> Labelled | None:
-        image = cv2.imread(str(entry.path), cv2.IMREAD_COLOR)
-        if image is None:
-            self._leave_out(entry)
-            return None
-        # Twice the size of a view is all that large-scale jitter can show.
-        scale = 2 * max(self.config.size) / max(image.shape[:2])
-        if scale < 1:
-            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        try:
-            masks = entry.decode(image.shape[0], image.shape[1])
-        except ValueError:
-            self._leave_out(entry)
-            return None
-        return Labelled(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), masks, self.exhaustive)
-
-    def _leave_out(self, entry: Entry) -> None:
-        self.unreadable.add(entry.path.name)
-        if len(self.unreadable) == len({e.path.name for e in self.entries}):
-            raise SourceError(f'none of {len(self.entries)} images can be read with its masks')
+        """Return a photograph with its masks; None when it is left out."""
+        image = read_image(entry.path)
+        if image is not None:
+            # Twice the size of a view is all that large-scale jitter can show.
+            image = shrunk(image, 2 * max(self.config.size))
+        problem = 'the image cannot be read'
+        if image is not None:
+            try:
+                masks = entry.decode(image.shape[0], image.shape[1])
+                return Labelled(image, masks, self.exhaustive)
+            except ValueError as error:
+                problem = str(error)
+        self.left_out[str(entry.path)] = problem
+        if len(self.left_out) == self._photographs:
+            raise SourceError(
+                f'none of {self._photographs} images can be read with its masks; {entry.path}: '
+                f'{problem}'
+            )
+        return None
 
 
 class Mixture:
-    """Several sources, each with its share of the scenes."""
+    """Several kinds of scenes, each with its share."""
 
-    def __init__(self, parts: Sequence[tuple[float, Source]], seed: int = 0) -> None:
+    def __init__(self, parts: Sequence[tuple[float, Scenes]], seed: int = 0) -> None:
         shares = np.array([share for share, _ in parts])
-        self._limits, self._sources = np.cumsum(shares / shares.sum()), [s for _, s in parts]
+        self._limits, self._parts = np.cumsum(shares / shares.sum()), [part for _, part in parts]
         self._seed = seed
 
-    def sample(self, index: int) -> Sample:
-        """Make scene number ``index``, of the source that its number falls to."""
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Photographs that none of the parts can use, and why."""
+        return {path: why for part in self._parts for path, why in part.left_out.items()}
+
+    def pair(self, index: int) -> ViewPair:
+        """Make the views of scene number ``index``, of the part that its number falls to."""
         chance = np.random.default_rng((self._seed, 2, index)).random()
-        return self._sources[int(np.searchsorted(self._limits, chance))].sample(index)
+        return self._parts[int(np.searchsorted(self._limits, chance))].pair(index)

@@ -8,13 +8,19 @@ processes with four scenes each take the step of one with eight, to rounding.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather, all_reduce
+
+from masa_ros.errors import MasaError
+
+_PATIENCE = timedelta(days=7)
 
 
 def processes() -> int:
@@ -31,9 +37,10 @@ def rank() -> int:
 def started(device: str) -> Iterator[str]:
     """Join the processes that torchrun started; gives the device of this one.
 
-    Without torchrun there is one process and nothing to join.
+    Without torchrun there is one process and nothing to join. Inside of another ``started``
+    nothing happens.
     """
-    if 'WORLD_SIZE' not in os.environ:
+    if 'WORLD_SIZE' not in os.environ or dist.is_initialized():
         yield device
         return
     cuda = device.startswith('cuda')
@@ -45,6 +52,40 @@ def started(device: str) -> Iterator[str]:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+def first_alone(work: Callable[[], object]) -> None:
+    """Let process 0 do what only one may do, while the others wait for it, however long.
+
+    Raises
+    ------
+    MasaError, OSError
+        Whatever process 0 raises, in every process.
+
+    """
+    if processes() == 1:
+        work()
+        return
+    # NCCL gives up after ten minutes.
+    waiting = dist.new_group(backend='gloo', timeout=_PATIENCE)
+    failure: list[MasaError | OSError | None] = [None]
+    if rank() == 0:
+        try:
+            work()
+        except (MasaError, OSError) as error:
+            failure = [error]
+    dist.broadcast_object_list(failure, src=0, group=waiting)  # type: ignore[arg-type]
+    if failure[0] is not None:
+        raise failure[0]
+
+
+def union(texts: dict[str, str]) -> dict[str, str]:
+    """Join the dictionaries of all processes."""
+    if processes() == 1:
+        return texts
+    parts: list[Any] = [None] * processes()
+    dist.all_gather_object(parts, texts)
+    return {name: text for part in parts for name, text in part.items()}
 
 
 def total(value: float, device: torch.device) -> float:

@@ -11,10 +11,12 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+import cv2
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -22,16 +24,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from masa_ros.errors import ConfigError, WeightsError
+from masa_ros.detectors.masa import normalise
+from masa_ros.errors import ConfigError, MasaError, WeightsError
 from masa_ros.models import checkpoints
 from masa_ros.models.configs import SamConfig
-from masa_ros.models.detector import choose_device, normalise
+from masa_ros.models.devices import choose_device
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import model_config
 from masa_ros.training import parallel
-from masa_ros.training.data import Source
+from masa_ros.training.data import Scenes
 from masa_ros.training.losses import LossConfig, Target, objective
-from masa_ros.training.views import Sample
+from masa_ros.training.views import ViewPair
 
 Evaluate = Callable[[MasaNetwork], dict[str, float]]
 """Figures of the averaged network, by name."""
@@ -91,39 +94,66 @@ class TrainConfig:
     losses: LossConfig = dataclasses.field(default_factory=LossConfig)
 
 
-class _Endless(Dataset[tuple[int, Sample]]):
-    """Samples by running number, so that a resumed run goes on with new ones.
+class Drawn(NamedTuple):
+    """A pair of views, the number of its scene, and photographs newly left out, with reasons."""
 
-    Process k of n takes numbers k, n + k, ... of every batch.
+    number: int
+    pair: ViewPair
+    left_out: Mapping[str, str] = MappingProxyType({})
+
+
+class _Endless(Dataset[Drawn | MasaError]):
+    """Pairs by running number, so that a resumed run goes on with new ones.
+
+    Process k of n takes numbers k, n + k, ... of every batch. Errors are given, not raised: a
+    worker process would put its traceback into their texts.
     """
 
-    def __init__(self, source: Source, start: int, count: int, pairs: int) -> None:
-        self.source, self.start, self.count = source, start, count
+    def __init__(self, scenes: Scenes, start: int, count: int, pairs: int) -> None:
+        self.scenes, self.start, self.count = scenes, start, count
         self.pairs = pairs  # of this process
         self.rank, self.processes = parallel.rank(), parallel.processes()
+        self.told: set[str] = set()
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> tuple[int, Sample]:
+    def __getitem__(self, index: int) -> Drawn | MasaError:
         step, place = divmod(index, self.pairs)
         number = self.start + (step * self.processes + self.rank) * self.pairs + place
-        return number, self.source.sample(number)
+        try:
+            pair = self.scenes.pair(number)
+        except MasaError as error:
+            return error
+        new = {name: why for name, why in self.scenes.left_out.items() if name not in self.told}
+        self.told |= new.keys()
+        return Drawn(number, pair, new)
 
 
-def to_batch(samples: list[tuple[int, Sample]]) -> tuple[Tensor, list[Target]]:
-    """First views of all samples, then their second views, as ``losses.objective`` takes them."""
-    images = torch.cat([torch.stack([s.images[view] for _, s in samples]) for view in (0, 1)])
+def to_batch(drawn: Sequence[Drawn]) -> tuple[Tensor, list[Target]]:
+    """First views of all scenes, then their second views, as ``losses.objective`` takes them."""
+    images = torch.cat([torch.stack([d.pair.images[view] for d in drawn]) for view in (0, 1)])
     targets = [
-        Target(s.boxes[view], s.masks[view], s.ids[view], s.ignore[view], 2 * number + view)
+        Target(
+            d.pair.boxes[view],
+            d.pair.masks[view],
+            d.pair.ids[view],
+            d.pair.ignore[view],
+            2 * d.number + view,
+        )
         for view in (0, 1)
-        for number, s in samples
+        for d in drawn
     ]
     return images, targets
 
 
-def _same(samples: list[tuple[int, Sample]]) -> list[tuple[int, Sample]]:
-    return samples
+def _same(drawn: list[Drawn | MasaError]) -> list[Drawn | MasaError]:
+    return drawn
+
+
+def _alone(worker: int) -> None:
+    """Begin a worker process: it shares few cores with the training itself."""
+    cv2.setNumThreads(0)
 
 
 @torch.no_grad()
@@ -171,6 +201,7 @@ class _State:
         )
         self.learning = learning
         self.step, self.seconds = 0, 0.0
+        self.left_out: dict[str, str] = {}  # photographs, and why
 
     def only_embedding(self) -> None:
         """Let nothing but the embedding head learn from now on."""
@@ -209,7 +240,7 @@ class _State:
             whole = self.optimiser.state_dict()
             self.optimiser.load_state_dict({**whole, 'state': state})
             self.step, self.seconds = int(metadata['step']), float(metadata['seconds'])
-        except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise WeightsError(
                 f'{path} is no checkpoint of this run ({str(error).splitlines()[0]}); '
                 'take another output folder, or leave out --resume'
@@ -217,28 +248,33 @@ class _State:
 
 
 class _Metrics:
-    """Figures by step: a csv, and events for TensorBoard where it is installed."""
+    """Figures by step: a csv of each kind, and events for TensorBoard where it is installed.
 
-    def __init__(self, folder: Path, name: str = 'metrics') -> None:
-        self._path = folder / f'{name}.csv'
-        self._prefix = name
+    What the folder has of later steps, from a run that is resumed or begun again, is dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder = folder
+        for kind in ('metrics', 'evaluation'):
+            _drop_later(folder / f'{kind}.csv', step)
         self._events: Any = None
         with contextlib.suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(folder / 'events'))
+            self._events = SummaryWriter(str(folder / 'events'), purge_step=step + 1)
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
+    def write(self, kind: str, step: int, figures: dict[str, float]) -> None:
         """Add a row."""
-        new = not self._path.is_file()
-        with self._path.open('a', newline='') as file:
+        path = self._folder / f'{kind}.csv'
+        new = not path.is_file()
+        with path.open('a', newline='') as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(['step', *figures])
             writer.writerow([step, *(f'{value:.5g}' for value in figures.values())])
         if self._events is not None:
             for name, value in figures.items():
-                self._events.add_scalar(f'{self._prefix}/{name}', value, step)
+                self._events.add_scalar(f'{kind}/{name}', value, step)
 
     def close(self) -> None:
         """Write what is still in memory."""
@@ -246,8 +282,42 @@ class _Metrics:
             self._events.close()
 
 
-def train(config: TrainConfig, source: Source, evaluate: Evaluate | None = None) -> Path:
+def _drop_later(path: Path, step: int) -> None:
+    """Keep the whole rows of a csv up to a step; without any the file is deleted."""
+    if not path.is_file():
+        return
+    with path.open(newline='', errors='replace') as file:
+        head, *rows = file.readlines() or ['']
+
+    def good(row: str) -> bool:
+        number = row.partition(',')[0]
+        whole = row.endswith('\n') and row.count(',') == head.count(',')
+        return whole and number.isdecimal() and int(number) <= step
+
+    kept = [row for row in rows if good(row)]
+    if not kept:
+        path.unlink()
+        return
+    temporary = path.with_suffix('.tmp')
+    with temporary.open('w', newline='') as file:
+        file.writelines((head, *kept))
+    temporary.replace(path)
+
+
+def train(
+    config: TrainConfig,
+    scenes: Scenes,
+    evaluate: Evaluate | None = None,
+    log: Callable[[str], None] = print,
+) -> Path:
     """Train, writing weights, checkpoint, configuration and metrics to the output folder.
+
+    Parameters
+    ----------
+    config: of the run.
+    scenes: to learn from.
+    evaluate: measures the network every ``config.evaluate_every`` steps.
+    log: takes a line about photographs that were left out.
 
     Returns
     -------
@@ -257,14 +327,20 @@ def train(config: TrainConfig, source: Source, evaluate: Evaluate | None = None)
     ------
     ConfigError, WeightsError
         For options that do not fit, and weights or a checkpoint that cannot be read.
+    SourceError
+        When there is nothing to learn from.
 
     """
     with parallel.started(str(choose_device(config.device))) as name:
-        return _train(config, source, evaluate, torch.device(name))
+        return _train(config, scenes, evaluate, torch.device(name), log)
 
 
 def _train(
-    config: TrainConfig, source: Source, evaluate: Evaluate | None, device: torch.device
+    config: TrainConfig,
+    scenes: Scenes,
+    evaluate: Evaluate | None,
+    device: torch.device,
+    log: Callable[[str], None],
 ) -> Path:
     if config.pairs % parallel.processes():
         raise ConfigError(
@@ -298,34 +374,38 @@ def _train(
         checkpoints.save(state.average, weights, metadata)
 
     with contextlib.ExitStack() as stack:
-        metrics = evaluated = None
+        metrics = None
         if main:
-            metrics, evaluated = (_Metrics(config.output, n) for n in ('metrics', 'evaluation'))
+            metrics = _Metrics(config.output, state.step)
             stack.callback(metrics.close)
-            stack.callback(evaluated.close)
-        for values in _steps(config, state, source, device):
-            if metrics is not None and evaluated is not None:
-                metrics.write(state.step, {'seconds': state.seconds, **values})
+        for values in _steps(config, state, scenes, device):
+            if metrics is not None:
+                metrics.write('metrics', state.step, {'seconds': state.seconds, **values})
                 due = config.evaluate_every and state.step % config.evaluate_every == 0
                 if evaluate is not None and due:
-                    evaluated.write(state.step, evaluate(state.average))
+                    metrics.write('evaluation', state.step, evaluate(state.average))
             if state.step % config.save_every == 0:
                 save()
     save()
+    left_out = parallel.union(state.left_out)
+    if left_out and main:
+        examples = '; '.join(f'{name}: {why}' for name, why in list(left_out.items())[:10])
+        log(f'photographs left out: {len(left_out)} ({examples})')
     return weights
 
 
 def _steps(
-    config: TrainConfig, state: _State, source: Source, device: torch.device
+    config: TrainConfig, state: _State, scenes: Scenes, device: torch.device
 ) -> Iterator[dict[str, float]]:
     """Take the steps of a run; gives the losses of each."""
     pairs = config.pairs // parallel.processes()
     first = state.step
     loader = DataLoader(
-        _Endless(source, first * config.pairs, (config.steps - first) * pairs, pairs),
+        _Endless(scenes, first * config.pairs, (config.steps - first) * pairs, pairs),
         batch_size=pairs,
         num_workers=config.workers,
         collate_fn=_same,
+        worker_init_fn=_alone,
         prefetch_factor=4 if config.workers else None,
     )
     main = parallel.rank() == 0
@@ -340,7 +420,13 @@ def _steps(
     begin = time.perf_counter() - state.seconds
     half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision != 'fp32')
     late = False
-    for samples in bar:
+    for given in bar:
+        drawn = []
+        for item in given:
+            if isinstance(item, MasaError):
+                raise item
+            drawn.append(item)
+            state.left_out |= item.left_out
         state.seconds = time.perf_counter() - begin
         progress = state.step / config.steps
         if config.minutes:  # all processes must agree on the time
@@ -354,7 +440,7 @@ def _steps(
         rate = 0.5 * (1 + math.cos(math.pi * progress)) * min(1, (state.step + 1) / config.warmup)
         for group in state.optimiser.param_groups:
             group['lr'] = config.learning_rate * rate
-        images, targets = to_batch(samples)
+        images, targets = to_batch(drawn)
         targets = [target.to(device) for target in targets]
         inputs = normalise(images.to(device, non_blocking=True))
         with half:

@@ -22,7 +22,7 @@ Array = NDArray[Any]
 _GREY = (114, 114, 114)  # beside the image, as in the released configuration
 
 
-class Sample(NamedTuple):
+class ViewPair(NamedTuple):
     """Two views of one scene.
 
     Attributes
@@ -96,9 +96,9 @@ class Seen(NamedTuple):
     ignore: Array
 
 
-def make_sample(
+def make_pair(
     scenes: Sequence[Labelled], config: ViewConfig, rng: np.random.Generator
-) -> Sample:
+) -> ViewPair:
     """Make two views of the first photograph, or of both blended."""
     scenes = scenes[:2] if rng.random() < config.mixup else scenes[:1]
     views = []
@@ -205,8 +205,8 @@ def photometric(image: Array, rng: np.random.Generator) -> Array:
     return image
 
 
-def pack(views: Sequence[Seen]) -> Sample:
-    """Make a sample of two views."""
+def pack(views: Sequence[Seen]) -> ViewPair:
+    """Make a pair of two views."""
     boxes = []
     for view in views:
         tight = np.zeros((len(view.masks), 4), np.float32)
@@ -215,7 +215,7 @@ def pack(views: Sequence[Seen]) -> Sample:
             tight[i] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
         boxes.append(torch.from_numpy(tight))
     images = [np.ascontiguousarray(view.image) for view in views]
-    return Sample(
+    return ViewPair(
         torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in images]),
         (boxes[0], boxes[1]),
         (torch.from_numpy(views[0].masks), torch.from_numpy(views[1].masks)),

@@ -1,0 +1,1 @@
+"""Everything at work on a generated recording with exact truth."""

@@ -1,0 +1,128 @@
+"""What a camera of the node publishes: tracks, and pictures for who looks at them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from visualization_msgs.msg import ImageMarker
+
+from masa_ros import overlay
+from masa_ros.msg import TrackedInstanceArray
+from masa_ros.nodes import messages
+from masa_ros.nodes.qos import profile
+from masa_ros.types import Result
+
+_LAST = Duration(seconds=0.5)
+
+
+class Outputs:
+    """The publishers of one camera, from the node's configuration to its cleanup.
+
+    Parameters
+    ----------
+    node: that publishes.
+    prefix: of the topics: '' or the camera's name and a slash.
+    tracks_qos: profile of the tracks by name.
+    event: takes what happens that costs no image: name, text, count.
+
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        prefix: str,
+        tracks_qos: str,
+        event: Callable[[str, str, int], None],
+    ) -> None:
+        self._node, self._event = node, event
+        prefix = f'~/{prefix}'
+        create = node.create_lifecycle_publisher
+        results = profile(tracks_qos, 10)
+        # Pictures to look at: for viewers that ask for reliability and for those that do not
+        # (REP 2003); of the newest alone, so that a slow one holds nothing up.
+        view = profile('reliable', 1)
+        self._tracks = create(TrackedInstanceArray, f'{prefix}tracks', results)
+        self._camera_info = create(CameraInfo, f'{prefix}camera_info', results)
+        self._overlay = create(Image, f'{prefix}overlay', view)
+        self._label_mask = create(Image, f'{prefix}label_mask', view)
+        self._markers = create(ImageMarker, f'{prefix}markers', view)
+        self._detections = self._metrics = None
+        self._window = node.get_clock().now().to_msg()
+        if messages.STATISTICS is not None:
+            metrics = messages.STATISTICS.MetricsMessage
+            self._metrics = node.create_publisher(metrics, '/statistics', 10)
+        if messages.VISION is not None:
+            self._detections = create(
+                messages.VISION.Detection2DArray, f'{prefix}detections', results
+            )
+
+    def publish(
+        self, result: Result, model: str, embeddings: bool, info: CameraInfo | None
+    ) -> None:
+        """Publish the tracks of an image under its header, and what is listened to.
+
+        Raises
+        ------
+        RCLError, InvalidHandle
+            When somebody else has shut the context down.
+
+        """
+        frame, tracks, names = result
+        stamp = messages.ns_to_stamp(frame.stamp_ns if frame.stamped else 0)
+        header = Header(stamp=stamp, frame_id=frame.frame_id)
+        shape = frame.shape
+        self._tracks.publish(
+            messages.tracks_to_msg(tracks, header, shape, model, embeddings, names)
+        )
+        if info is not None:
+            self._publish_info(info, header, shape)
+        if self._overlay.get_subscription_count():
+            drawn = overlay.draw(frame.image, tracks, names)
+            self._overlay.publish(messages.array_to_image(drawn, 'rgb8', header))
+        if self._label_mask.get_subscription_count():
+            labels = messages.label_mask(tracks, shape)
+            self._label_mask.publish(messages.array_to_image(labels, 'mono16', header))
+        if self._markers.get_subscription_count():
+            self._markers.publish(messages.tracks_to_marker(tracks, header))
+        if self._detections is not None and self._detections.get_subscription_count():
+            self._detections.publish(messages.tracks_to_detections(tracks, header, names))
+
+    def _publish_info(self, info: CameraInfo, header: Header, shape: tuple[int, int]) -> None:
+        """Pass the camera's calibration on, with the stamp of the image that it is for."""
+        numbers = np.concatenate((info.k, info.d, info.r, info.p))
+        if (info.height, info.width) != shape or not np.isfinite(numbers).all():
+            text = (
+                f'camera_info is for {info.width} x {info.height} pixels or not finite, and is '
+                f'not passed on; the image has {shape[1]} x {shape[0]}'
+            )
+            self._event('bad_camera_info', text, 1)
+            return
+        info.header = header
+        self._camera_info.publish(info)
+
+    def publish_ages(self, ages_ms: list[float], topic: str) -> None:
+        """Publish how old images were when their tracks were published, as topic statistics."""
+        start, self._window = self._window, self._node.get_clock().now().to_msg()
+        if self._metrics is not None and ages_ms:
+            source = f'{self._node.get_fully_qualified_name()}: {topic}'
+            self._metrics.publish(messages.ages_to_metrics(ages_ms, source, start, self._window))
+
+    def destroy(self) -> None:
+        """End everything; the last tracks get half a second to reach who listens."""
+        with contextlib.suppress(rclpy_implementation.RCLError):  # the context may be shut down
+            self._tracks.wait_for_all_acked(_LAST)
+        for publisher in (
+            *(self._tracks, self._camera_info, self._overlay, self._label_mask),
+            *(self._markers, self._detections),
+        ):
+            if publisher is not None:
+                self._node.destroy_lifecycle_publisher(publisher)
+        if self._metrics is not None:
+            self._node.destroy_publisher(self._metrics)

@@ -1,0 +1,137 @@
+"""tracks.json: the tracks of a recording, frame by frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from masa_ros.errors import SourceError
+from masa_ros.masks import coco_rle, mask_from_coco_rle
+from masa_ros.types import Instances, Mask, TrackState
+
+FORMAT = 'masa_ros.tracks/1'
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedFrame:
+    """The tracks of one image.
+
+    ``index`` counts the images of the recording from 0, ``source`` is the image's name there,
+    ``height`` and ``width`` its size in pixels, ``class_names`` the names of labels that have any.
+    """
+
+    index: int
+    source: str
+    stamp_ns: int
+    height: int
+    width: int
+    instances: Instances
+    class_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+
+class TracksWriter:
+    """Write tracks.json frame by frame; it appears under its name when it is closed."""
+
+    def __init__(self, path: Path, model: str) -> None:
+        self._path, self._temporary = path, path.with_suffix('.tmp')
+        self._file = self._temporary.open('w')
+        self._file.write(f'{{"format": "{FORMAT}", "model": {json.dumps(model)}, "frames": [')
+        self._separator = '\n'
+
+    def write(self, frame: TrackedFrame) -> None:
+        """Add a frame."""
+        self._file.write(self._separator + json.dumps(_to_json(frame)))
+        self._separator = ',\n'
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.write('\n]}\n')
+        self._file.close()
+        self._temporary.replace(self._path)
+
+
+def write_tracks(path: Path, model: str, frames: Iterable[TrackedFrame]) -> None:
+    """Write tracks.json; it appears under its name when it is complete."""
+    writer = TracksWriter(path, model)
+    for frame in frames:
+        writer.write(frame)
+    writer.close()
+
+
+def _to_json(frame: TrackedFrame) -> dict[str, Any]:
+    tracks = frame.instances
+    instances = []
+    for i in range(len(tracks)):
+        mask = tracks.masks[i] if tracks.masks is not None else None
+        instances.append(
+            {
+                'track_id': int(tracks.track_ids[i]),
+                'state': TrackState(int(tracks.states[i])).name.lower(),
+                'score': round(float(tracks.scores[i]), 4),
+                'class_id': int(tracks.labels[i]),
+                'class_name': frame.class_names.get(int(tracks.labels[i]), ''),
+                'box': [round(float(v), 2) for v in tracks.boxes[i]],
+                'mask': None if mask is None else coco_rle(mask, frame.height, frame.width),
+            }
+        )
+    return {
+        'index': frame.index,
+        'source': frame.source,
+        'stamp_ns': frame.stamp_ns,
+        'height': frame.height,
+        'width': frame.width,
+        'instances': instances,
+    }
+
+
+def read_tracks(path: Path) -> list[TrackedFrame]:
+    """Read tracks.json; raises SourceError saying what is wrong with the file."""
+    try:
+        document = json.loads(path.read_text())
+        if document['format'] != FORMAT:
+            raise SourceError(f"{path}: format is '{document['format']}', expected '{FORMAT}'")
+        return [_from_json(frame) for frame in document['frames']]
+    except OSError as error:
+        raise SourceError(f'{path} cannot be read: {error.strerror}') from error
+    except RecursionError as error:
+        raise SourceError(f'{path} is not a tracks file: it is nested too deeply') from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise SourceError(f'{path} is not a tracks file: {error!r}') from error
+
+
+def _from_json(frame: dict[str, Any]) -> TrackedFrame:
+    items = frame['instances']
+    index, stamp_ns, height, width = (
+        _whole(frame[key]) for key in ('index', 'stamp_ns', 'height', 'width')
+    )
+    instances = Instances(
+        boxes=np.array([i['box'] for i in items], np.float32).reshape(-1, 4),
+        scores=np.array([i['score'] for i in items], np.float32),
+        labels=np.array([_whole(i['class_id']) for i in items], np.int32),
+        masks=tuple(_mask(i['mask'], height, width) for i in items),
+        track_ids=np.array([_whole(i['track_id']) for i in items], np.int64),
+        states=np.array([TrackState[i['state'].upper()] for i in items], np.uint8),
+    )
+    names = {_whole(i['class_id']): str(i['class_name']) for i in items if i.get('class_name')}
+    return TrackedFrame(index, str(frame['source']), stamp_ns, height, width, instances, names)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f'{value!r} is no whole number')
+    return value
+
+
+def _mask(rle: Any, height: int, width: int) -> Mask | None:
+    if not rle:
+        return None
+    mask = mask_from_coco_rle(rle)
+    rows, columns = rle['size']
+    if (rows, columns) != (height, width):
+        raise ValueError(f'a mask of {columns} x {rows} in a frame of {width} x {height} pixels')
+    return mask

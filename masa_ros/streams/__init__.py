@@ -1,0 +1,1 @@
+"""The rules of one stream of images, the same for every method and wherever images come from."""

@@ -1,0 +1,251 @@
+"""Runs of the training: what they write, how they go on, in one process and in two."""
+
+import csv
+import dataclasses
+import subprocess
+import sys
+from types import MappingProxyType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_training import draw_photos
+
+from masa_ros import cli
+from masa_ros.errors import ConfigError, WeightsError
+from masa_ros.models import checkpoints
+from masa_ros.models.network import MasaNetwork
+from masa_ros.models.zoo import model_config
+from masa_ros.training.composites import Composites
+from masa_ros.training.cutouts import image_files, mine
+from masa_ros.training.train import TrainConfig, train
+
+
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Two would wait for each other most of the time where others use the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    return draw_photos(tmp_path_factory.mktemp('photos'))
+
+
+@pytest.fixture(scope='module')
+def composites(photos, tmp_path_factory):
+    files = image_files(photos)
+    library = mine(files, tmp_path_factory.mktemp('library'))
+    return Composites(library, files, (128, 160), seed=3)
+
+
+class Scenes:
+    """Scenes of which only the first few are shown, again and again, up to a number."""
+
+    left_out = MappingProxyType({})
+
+    def __init__(self, scenes, few=1 << 30, end=1 << 30):
+        self.scenes, self.few, self.end = scenes, few, end
+
+    def pair(self, index):
+        if index >= self.end:
+            raise StopError
+        return self.scenes.pair(index % self.few)
+
+
+class StopError(Exception):
+    pass
+
+
+def read_rows(file):
+    with file.open(newline='') as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_every_loss_falls(composites, tmp_path):
+    fallen = set()
+    # Where proposals get better more boxes are learned from, so that the losses of boxes rise:
+    # those are watched while the proposals stay.
+    image_part = ('backbone', 'pyramid', 'fusion', 'proposals')
+    for name, freeze, names in (
+        ('all', (), ('total', 'rpn_score', 'rpn_box', 'contrast', 'mask')),
+        ('heads', image_part, ('total', 'box_score', 'box', 'contrast', 'mask')),
+    ):
+        options = {'steps': 25, 'pairs': 2, 'warmup': 5, 'workers': 0, 'precision': 'fp32'}
+        config = TrainConfig('masa_nano', tmp_path / name, freeze=freeze, **options)
+        weights = train(config, Scenes(composites, few=2))
+        rows = read_rows(tmp_path / name / 'metrics.csv')
+        assert [row['step'] for row in rows] == [str(i) for i in range(1, 26)]
+        for loss in names:
+            first, last = (np.mean([float(r[loss]) for r in p]) for p in (rows[:5], rows[-5:]))
+            assert last < first, (name, loss)
+            fallen.add(loss)
+    assert fallen == set(rows[0]) - {'step', 'seconds'}
+    network = MasaNetwork(model_config('masa_nano').network)
+    assert checkpoints.load(network, weights, model_config('masa_nano'))['steps'] == '25'
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(composites, tmp_path):
+    options = {'pairs': 1, 'warmup': 2, 'workers': 0, 'precision': 'fp32', 'steps': 6}
+    config = TrainConfig('masa_nano', tmp_path / 'whole', evaluate_every=3, **options)
+
+    def evaluate(network):
+        return {'norm': float(sum(p.detach().norm() for p in network.parameters()))}
+
+    train(config, composites, evaluate)
+    # The third step is done when the run is interrupted, but not saved: it is done once more.
+    parts = dataclasses.replace(config, output=tmp_path / 'parts', save_every=2)
+    with pytest.raises(StopError):
+        train(parts, Scenes(composites, end=3), evaluate)
+    with (tmp_path / 'parts/metrics.csv').open('a') as file:
+        file.write('3,1.5')  # the process was killed in the middle of a row
+    train(dataclasses.replace(parts, resume=True), composites, evaluate)
+    whole, resumed = (
+        load_file(tmp_path / name / 'checkpoint.safetensors') for name in ('whole', 'parts')
+    )
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    for kind in ('metrics', 'evaluation'):
+        expected, rows = (read_rows(tmp_path / n / f'{kind}.csv') for n in ('whole', 'parts'))
+        assert [{**r, 'seconds': ''} for r in rows] == [{**r, 'seconds': ''} for r in expected]
+    assert [row['step'] for row in rows] == ['3', '6']
+    rows = read_rows(tmp_path / 'parts/metrics.csv')
+    for kind, column, figures in (('metrics', 'total', rows), ('evaluation', 'norm', expected)):
+        events = EventAccumulator(str(tmp_path / 'parts/events'))
+        events.Reload()
+        drawn = events.Scalars(f'{kind}/{column}')
+        assert [event.step for event in drawn] == [int(row['step']) for row in figures]
+        values = [float(row[column]) for row in figures]
+        np.testing.assert_allclose([event.value for event in drawn], values, rtol=1e-3)
+    # Begun again in the same folder, it begins with the first row.
+    train(dataclasses.replace(parts, steps=1), composites, evaluate)
+    assert [row['step'] for row in read_rows(tmp_path / 'parts/metrics.csv')] == ['1']
+    assert not (tmp_path / 'parts/evaluation.csv').exists()
+
+
+ONE_OF_TWO = """
+import os, pathlib, sys
+from masa_ros import cli
+from masa_ros.training import cutouts
+
+find = cutouts.from_photo
+
+def noted(path):
+    pathlib.Path(sys.argv[1], 'mined-by-' + os.environ.get('RANK', '0')).touch()
+    return find(path)
+
+cutouts.from_photo = noted
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def trained_by(processes, folder, photos, *more):
+    """Run the command in some processes; returns what it printed and the exit code."""
+    folder.mkdir()
+    (folder / 'run.py').write_text(ONE_OF_TWO)
+    start = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(processes)]
+    command = [sys.executable, *(start if processes > 1 else ()), folder / 'run.py', folder]
+    options = [
+        *('train', '--images', photos, '--steps', 4, '--pairs', 2, '--size', 96),
+        *('--workers', 0, '--precision', 'fp32', '--device', 'cpu', '--threads', 1),
+        *('--learning-rate', '1e-3', '--output', folder / 'run'),
+    ]
+    arguments = [str(a) for a in (*command, *options, *more)]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd='/', timeout=280)
+    return done.stdout + done.stderr, done.returncode
+
+
+def test_two_processes_take_the_steps_of_one(photos, tmp_path):
+    for processes, name in ((1, 'one'), (2, 'two')):
+        printed, code = trained_by(processes, tmp_path / name, photos)
+        assert code == 0, printed[-2000:]
+        # Process 0 alone searches the photographs and tells of the result.
+        assert [file.name for file in (tmp_path / name).glob('mined-by-*')] == ['mined-by-0']
+        assert printed.count('weights: ') == 1
+    torch.manual_seed(0)
+    start = MasaNetwork(model_config('masa_nano').network).state_dict()
+    one, two = (
+        load_file(tmp_path / name / 'run/checkpoint.safetensors') for name in ('one', 'two')
+    )
+    moved = apart = 0.0
+    for name, value in start.items():
+        if value.is_floating_point():
+            first, second = one[f'network.{name}'], two[f'network.{name}']
+            moved += float((first - value).square().sum())
+            apart += float((first - second).square().sum())
+    assert moved > 1e-3
+    assert apart < 1e-3 * moved
+    rows = [read_rows(tmp_path / name / 'run/metrics.csv') for name in ('one', 'two')]
+    assert [len(side) for side in rows] == [4, 4]
+    for ours, theirs in zip(*rows):
+        assert ours.keys() == theirs.keys()
+        for key in ours.keys() - {'seconds'}:
+            assert float(ours[key]) == pytest.approx(float(theirs[key]), rel=2e-2, abs=1e-3), key
+
+
+def test_what_ends_one_process_ends_both(tmp_path):
+    (tmp_path / 'plain').mkdir()
+    cv2.imwrite(str(tmp_path / 'plain/0.png'), np.full((100, 100, 3), 128, np.uint8))
+    printed, code = trained_by(2, tmp_path / 'two', tmp_path / 'plain')
+    assert code != 0
+    lines = [line for line in printed.splitlines() if 'shows one whole object' in line]
+    assert lines == ['masa_ros train: none of 1 photographs shows one whole object'] * 2
+
+
+def test_frozen_parts_keep_their_weights(composites, tmp_path):
+    options = {'pairs': 1, 'warmup': 1, 'workers': 0, 'steps': 2, 'freeze': ('backbone', 'boxes')}
+    train(TrainConfig('masa_nano', tmp_path, **options), composites)
+    torch.manual_seed(0)
+    start = MasaNetwork(model_config('masa_nano').network).state_dict()
+    trained = load_file(tmp_path / 'checkpoint.safetensors')
+    parts, moved = {name.partition('.')[0] for name in start}, set()
+    for name, value in start.items():
+        if not torch.equal(trained[f'network.{name}'], value):
+            moved.add(name.partition('.')[0])
+    assert parts - moved == {'backbone', 'boxes'} and moved
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'precision': 'int8'}, 'precision'),
+        ({'freeze': ('wheels',)}, "no part 'wheels'"),
+        ({'model': 'masa_nono'}, 'masa_nono'),
+        ({'weights': '/nowhere.safetensors'}, 'nowhere'),
+    ],
+)
+def test_options_that_do_not_fit_are_named(composites, tmp_path, options, message):
+    config = dataclasses.replace(TrainConfig('masa_nano', tmp_path), **options)
+    with pytest.raises((ConfigError, WeightsError), match=message):
+        train(config, composites)
+
+
+@pytest.mark.parametrize('metadata', [None, {'step': '3'}, {}])
+def test_a_checkpoint_of_something_else_is_refused(composites, tmp_path, metadata):
+    file = tmp_path / 'checkpoint.safetensors'
+    file.write_bytes(b'no checkpoint')
+    if metadata is not None:
+        save_file({'network.a': torch.zeros(1)}, file, metadata)
+    config = TrainConfig('masa_nano', tmp_path, resume=True, workers=0)
+    with pytest.raises(WeightsError, match='no checkpoint of this run'):
+        train(config, composites)
+
+
+def test_the_command_trains_on_a_folder(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr('masa_ros.training.command._SCENES', 4)
+    monkeypatch.setattr('masa_ros.training.command._CLIPS', 2)
+    arguments = ['train', '--images', str(photos), '--output', str(tmp_path)]
+    options = ['--steps', '2', '--pairs', '1', '--size', '128', '--workers', '0']
+    assert cli.main([*arguments, *options, '--evaluate-every', '2']) == 0
+    (row,) = csv.DictReader((tmp_path / 'evaluation.csv').open())
+    assert set(row) == {'step', 'ar', 'r50', 'mask_ar', 'retrieval', 'hota', 'idf1'}
+    assert all(0 <= float(row[key]) <= 1 for key in row if key != 'step')
+    assert (tmp_path / 'masa_nano.safetensors').is_file()
+    assert cli.main(['train', '--images', str(tmp_path / 'x'), '--output', str(tmp_path)]) == 2

@@ -1,0 +1,1 @@
+"""The comparisons of ``tools/parity.py``, a module a kind of fixtures."""
