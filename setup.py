@@ -1,45 +1,52 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Install the parts that need no ROS: models, tracking, replay of recordings, training.
 
 A ROS 2 workspace builds the package with CMakeLists.txt instead, messages and node included.
 """
 
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 # Where an ament installation has them too, see masa_ros/share.py.
 SHARED = {
-    folder: [str(file) for file in sorted(Path(folder).iterdir()) if file.is_file()]
+    f'share/masa_ros/{folder}': [
+        str(file) for file in sorted(Path(folder).iterdir()) if file.is_file()
+    ]
     for folder in ('msg', 'launch', 'config')
+}
+# What each extra is for is in README.md. One flavour of OpenCV, the one that trackeval asks for:
+# two beside each other overwrite each other's files.
+EXTRAS = {
+    'replay': ['av>=12', 'mcap', 'rosbags>=0.10', 'rosbags-image'],
+    'evaluation': ['pillow', 'trackeval'],
+    'sam': ['segment-anything'],
+    'training': ['tensorboard'],
+    'demo': ['scikit-image', 'scikit-learn'],
 }
 
 setup(
     name='masa_ros',
-    version='0.1.0',
+    version=ET.parse('package.xml').findtext('version'),  # the one place where it stands
     description='Segment and track everything in a camera stream, for ROS 2',
     license='Apache-2.0',
     packages=find_packages(include=['masa_ros', 'masa_ros.*']),
     package_data={'masa_ros': ['py.typed', 'weights/*', 'engines/calibration/*']},
-    data_files=[(f'share/masa_ros/{folder}', files) for folder, files in SHARED.items()],
+    data_files=list(SHARED.items()),
     python_requires='>=3.10',
     install_requires=[
-        'av',
-        'numpy>=1.26',
-        'opencv-python-headless',
-        'pillow',
+        'numpy>=1.21',
+        'opencv-python>=4.5',
         'pycocotools',
-        'rosbags>=0.10',
-        'rosbags-image',
-        'mcap',
         'safetensors',
-        'scipy',
-        'segment-anything',
+        'scipy>=1.8',
         'torch>=2.4',
         'torchvision',
         'tqdm',
-        'trackeval',
     ],
-    extras_require={'demo': ['scikit-image', 'scikit-learn']},
+    extras_require=EXTRAS,
     entry_points={
         'console_scripts': ['masa_ros = masa_ros.cli:main'],
         'rclpy_components': ['masa_ros::TrackerNode = masa_ros.nodes.tracker_node:TrackerNode'],

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What a few frames of one's own camera are worth: the embedding head, before and after.
 
     python bench/adaptation.py [--sequences NAME ...] [--seeds N] [--steps N] [--quick]

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """How far half precision and the compiled forms are from float32: every stage, on real frames.
 
     python bench/agreement.py [MODEL ...] [--fixtures DIR] [--frames DIR] [--images N]

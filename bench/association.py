@@ -1,9 +1,12 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Milliseconds of one association step, next to the same rules as a loop over detections."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +31,7 @@ class Looped:
 
     def __init__(self, config: ReleasedConfig) -> None:
         self.config = config
-        self.tracks: dict[int, dict[str, object]] = {}
+        self.tracks: dict[int, dict[str, Any]] = {}
         self.count = 0
 
     def update(
@@ -117,8 +120,8 @@ def main(quick: bool = False) -> list[dict[str, float]]:
         tao, loop = ReleasedTracker(RULES), Looped(RULES)
 
         def looped(found: Instances, i: int, loop: Looped = loop) -> torch.Tensor:
-            arrays = (found.boxes, found.scores, found.embeddings)
-            return loop.update(*map(torch.from_numpy, arrays), i)
+            boxes, scores = torch.from_numpy(found.boxes), torch.from_numpy(found.scores)
+            return loop.update(boxes, scores, torch.from_numpy(found.embeddings), i)
 
         row: dict[str, float] = {'detections': count, 'tracks': tracks}
         for name, step in (('robot', robot.update), ('tao', tao.update), ('loop', looped)):

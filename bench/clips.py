@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Generated recordings that are hard in one way each, with exact truth."""
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ def _across(rng: np.random.Generator) -> tuple[Key, ...]:
     """Through the image from one side to the other, turning."""
     side = rng.uniform(80, 170)
     angle, turn = rng.uniform(-20, 20), rng.uniform(-60, 60)
+    start: tuple[float, float]
+    end: tuple[float, float]
     if rng.random() < 0.5:
         start, end = (60, rng.uniform(70, 410)), (580, rng.uniform(70, 410))
     else:

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Milliseconds, memory and agreement of every model under every runtime, on a GPU.
 
     python bench/gpu.py [MODEL ...] [--camera WxH] [--rounds N] [--fixtures DIR] [--no-compiled]
@@ -173,7 +175,8 @@ def automatic_masks(reference: MasaDetector, frame: np.ndarray) -> dict[str, Any
     from segment_anything import SamAutomaticMaskGenerator
     from segment_anything.modeling import Sam
 
-    encoder, masks = reference.network.backbone, reference.network.masks
+    encoder: Any = reference.network.backbone
+    masks = reference.network.masks
     forward = type(encoder).forward
     encoder.img_size = 1024
     type(encoder).forward = lambda self, images: forward(self, images).detail

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Seconds of each stage of the published models, and of segmenting everything, on this machine.
 
 Weights are random: time does not depend on them, except that SAM's automatic mask generator keeps
@@ -118,7 +120,7 @@ def everything() -> list[dict[str, Any]]:
     encode, _ = median(lambda: network.backbone(x), 1)
     adapt, (encoded,) = median(lambda: detector.encode_tensor(x, view), 1)
 
-    encoder = network.backbone
+    encoder: Any = network.backbone
     forward = type(encoder).forward
     whole = Sam(encoder, network.masks.prompt_encoder, network.masks.mask_decoder)
     encoder.img_size = 1024

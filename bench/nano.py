@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """How good masa_nano is, next to what it must beat.
 
     python bench/nano.py [NAME=WEIGHTS ...] [--data DIR] [--library DIR] [--quick]

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What the node costs beside its network, next to the bare DDS round trip of the same image."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """How long ids last on real recordings: the palindrome of every sequence in ``../shared/data``."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Run benchmarks: print their tables, write their figures to out/bench.
 
     python bench/run.py [--quick] [NAME ...]

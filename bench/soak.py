@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A node under mixed load and faults for as long as you like, watched from outside.
 
     python bench/soak.py [--minutes 30]

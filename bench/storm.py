@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A hundred thousand images, nearly all of them broken, through real nodes.
 
     python bench/storm.py [--messages 100000]

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """How well each way of association tracks the same detections, and what each addition is worth.
 
 Generated clips of four kinds, the demo's recording, and labelled real sequences where
@@ -161,8 +163,8 @@ def recordings(
 ) -> Iterator[tuple[str, list[Frame], list[TrackedFrame]]]:
     """Give the kind, the frames and the truth of every recording of the kinds, or of all."""
     if not kinds or 'demo' in kinds:
-        frames, truth = zip(*demo_scene.render(frames=4 if quick else demo_scene.FRAMES))
-        yield 'demo', list(frames), list(truth)
+        scene = list(demo_scene.render(frames=4 if quick else demo_scene.FRAMES))
+        yield 'demo', [frame for frame, _ in scene], [truth for _, truth in scene]
     for kind in clips.KINDS if not kinds else [k for k in clips.KINDS if k in kinds]:
         for seed in SEEDS:
             pairs = clips.clip(kind, seed)
@@ -175,7 +177,7 @@ def recordings(
         if labels is not None and (not kinds or folder.name in kinds):
             images = folder / 'images'
             source = open_source(images if images.is_dir() else folder, fps=rate(folder))
-            frames = [item.frame for item in source]
+            frames = [item.frame for item in source if isinstance(item.frame, Frame)]
             yield folder.name, frames, boxes_of(labels, frames[0].image.shape[:2], len(frames))
 
 

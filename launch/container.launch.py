@@ -1,32 +1,31 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Start the tracker as a component: ros2 launch masa_ros container.launch.py image:=TOPIC."""
 
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import ComposableNodeContainer
-from launch_ros.descriptions import ComposableNode
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+
+NAME = 'masa_container'
 
 
 def generate_launch_description() -> LaunchDescription:
-    tracker = ComposableNode(
-        package='masa_ros',
-        plugin='masa_ros::TrackerNode',
-        name='masa_tracker',
-        namespace=LaunchConfiguration('namespace'),
-        remappings=[('image_raw', LaunchConfiguration('image'))],
+    # First: the arguments are declared there.
+    tracker = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(
+            PathJoinSubstitution([FindPackageShare('masa_ros'), 'launch', 'tracker.launch.py'])
+        ),
+        launch_arguments={'container': NAME}.items(),
     )
-    container = ComposableNodeContainer(
+    container = Node(
         package='masa_ros',
         executable='component_container',
-        name='masa_container',
+        name=NAME,
         namespace=LaunchConfiguration('namespace'),
-        composable_node_descriptions=[tracker],
         output='screen',
+        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
     )
-    return LaunchDescription(
-        [
-            DeclareLaunchArgument('image', default_value='image_raw', description='image topic'),
-            DeclareLaunchArgument('namespace', default_value='', description='of the nodes'),
-            container,
-        ]
-    )
+    return LaunchDescription([tracker, container])

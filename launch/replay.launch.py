@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Play a bag to the tracker: ros2 launch masa_ros replay.launch.py bag:=PATH image:=TOPIC."""
 
 from launch import LaunchDescription
@@ -25,8 +27,6 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'delay', default_value='10.0', description='seconds for the model to load before'
         ),
-        DeclareLaunchArgument('model', default_value='', description='model by name'),
-        DeclareLaunchArgument('device', default_value='', description='auto, cpu, cuda or cuda:N'),
     ]
     tracker = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(
@@ -34,8 +34,6 @@ def generate_launch_description() -> LaunchDescription:
         ),
         launch_arguments={
             'image': LaunchConfiguration('image'),
-            'model': LaunchConfiguration('model'),
-            'device': LaunchConfiguration('device'),
             'use_sim_time': 'true',
         }.items(),
     )

@@ -1,16 +1,25 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Start the tracker: ros2 launch masa_ros tracker.launch.py image:=/camera/image_raw."""
 
-from launch import LaunchContext, LaunchDescription
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch import Action, LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch_ros.actions import Node
+from launch_ros.actions import LoadComposableNodes, Node
+from launch_ros.descriptions import ComposableNode
 from launch_ros.substitutions import FindPackageShare
+from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 SWITCH = ['true', 'false']
 ARGUMENTS = [
     DeclareLaunchArgument(
         'image', default_value='image_raw', description='image topic of the camera'
+    ),
+    DeclareLaunchArgument(
+        'detections',
+        default_value='detections',
+        description='topic of the boxes that are tracked with given_detections',
     ),
     DeclareLaunchArgument('namespace', default_value='', description='of the node'),
     DeclareLaunchArgument(
@@ -18,7 +27,8 @@ ARGUMENTS = [
         default_value=PathJoinSubstitution(
             [FindPackageShare('masa_ros'), 'config', 'tracker.yaml']
         ),
-        description='parameters of the node; the next four stand above it where they are given',
+        description='parameters of the node; the arguments of the same names, where they are '
+        'given, stand above it',
     ),
     DeclareLaunchArgument('method', default_value='', description='tracking method by name'),
     DeclareLaunchArgument('model', default_value='', description='model by name'),
@@ -26,8 +36,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'image_transport',
         default_value='',
-        choices=['', 'raw', 'compressed'],
-        description="compressed: listen to the image topic's '/compressed'",
+        choices=['', 'raw', 'compressed', 'ffmpeg', 'foxglove'],
+        description='other than raw: listen to the topic of this name below the image topic',
     ),
     DeclareLaunchArgument(
         'overlay',
@@ -37,54 +47,81 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         'autostart',
-        default_value='true',
-        choices=SWITCH,
+        default_value='',
+        choices=['', *SWITCH],
         description='configure and activate without a lifecycle manager',
     ),
     DeclareLaunchArgument(
         'log_level',
         default_value='info',
         choices=['debug', 'info', 'warn', 'error', 'fatal'],
-        description='of the node',
+        description='of the process that is started',
     ),
     DeclareLaunchArgument(
         'use_sim_time',
-        default_value='false',
-        choices=SWITCH,
+        default_value='',
+        choices=['', *SWITCH],
         description='take the time from /clock',
+    ),
+    DeclareLaunchArgument(
+        'container',
+        default_value='',
+        description='component_container to load the node into, by name, in the same namespace '
+        "unless it begins with '/'; empty: a process of its own",
     ),
 ]
 
 
-def tracker(context: LaunchContext) -> list[Node]:
+def viewer(topic: str) -> Node:
+    try:
+        get_package_prefix('rqt_image_view')
+    except PackageNotFoundError:
+        raise RuntimeError(
+            'overlay:=true needs rqt_image_view: sudo apt install ros-$ROS_DISTRO-rqt-image-view'
+        ) from None
+    return Node(package='rqt_image_view', executable='rqt_image_view', arguments=[topic])
+
+
+def tracker(context: LaunchContext) -> list[Action]:
     def value(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    parameters: dict[str, str | bool] = {
-        name: value(name)
-        for name in ('method', 'model', 'device', 'image_transport')
-        if value(name)
+    def given(*names: str) -> dict[str, str]:
+        return {name: value(name) for name in names if value(name)}
+
+    pushed = context.launch_configurations.get('ros_namespace')  # by PushRosNamespace
+    namespace = make_namespace_absolute(prefix_namespace(pushed, value('namespace')))
+    parameters: dict[str, str | bool] = {**given('method', 'model', 'device', 'image_transport')}
+    parameters |= {
+        name: text == 'true' for name, text in given('autostart', 'use_sim_time').items()
     }
-    parameters |= {name: value(name) == 'true' for name in ('autostart', 'use_sim_time')}
+    description = {
+        'package': 'masa_ros',
+        'name': 'masa_tracker',
+        'namespace': namespace,
+        'parameters': [value('params_file'), parameters],
+        'remappings': [('image_raw', value('image')), ('detections', value('detections'))],
+    }
+    # First, because it may be missing: launch would leave a node alone that it has just started.
+    # By its whole name, because the part of the viewer in C++ is told of no namespace.
+    shown = value('overlay') == 'true'
+    viewers = [viewer(prefix_namespace(namespace, 'masa_tracker/overlay'))] if shown else []
+    if value('container'):
+        load = LoadComposableNodes(
+            target_container=prefix_namespace(namespace, value('container')),
+            composable_node_descriptions=[
+                ComposableNode(plugin='masa_ros::TrackerNode', **description)
+            ],
+        )
+        return [*viewers, load]
     node = Node(
-        package='masa_ros',
         executable='tracker_node',
-        name='masa_tracker',
-        namespace=value('namespace'),
         output='screen',
-        parameters=[value('params_file'), parameters],
-        remappings=[('image_raw', value('image'))],
         arguments=['--ros-args', '--log-level', value('log_level')],
+        **description,
     )
-    return [node]
+    return [*viewers, node]
 
 
 def generate_launch_description() -> LaunchDescription:
-    viewer = Node(
-        package='rqt_image_view',
-        executable='rqt_image_view',
-        namespace=LaunchConfiguration('namespace'),
-        arguments=['masa_tracker/overlay'],
-        condition=IfCondition(LaunchConfiguration('overlay')),
-    )
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=tracker), viewer])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=tracker)])

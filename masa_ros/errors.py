@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The errors a user can cause. Their text says what is wrong, where, and what to do."""
 
 
@@ -10,7 +12,8 @@ class ImageError(MasaError):
 
     Attributes
     ----------
-    cause: 'encoding', 'size', 'step', 'data' or 'image'; what diagnostics count by.
+    cause: 'encoding', 'size', 'step', 'data' or 'image', and of a video 'without_key_frame',
+        'broken_video' or 'without_picture'; what diagnostics count by.
 
     """
 

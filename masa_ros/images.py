@@ -1,8 +1,11 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Pixels of ``sensor_msgs`` images as RGB arrays.
 
 Works on any object with the fields of ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``:
 messages of rclpy, whose data is an ``array.array``, and of ``rosbags``, whose data is a numpy
-array. Nothing of ROS is imported. Beside them the order of images that lie in a folder.
+array. Nothing of ROS is imported. Beside them the pictures of a video, and the order of images
+that lie in a folder.
 """
 
 from __future__ import annotations
@@ -73,6 +76,10 @@ _LAYOUTS = {
 }
 SUPPORTED_ENCODINGS = tuple(_LAYOUTS)
 
+# As FFmpeg numbers them (libavutil/pixfmt.h). BT.2020 is nearer to BT.709 than to BT.601.
+_FULL_RANGE, _BT709 = 2, (1, 9, 10)
+_WITH_LUMA = ('yuv420p', 'yuvj420p', 'nv12', 'gray')  # eight bits of brightness come first
+
 # Conversions that only choose channels.
 _AS_VIEWS: dict[int, Callable[[Rgb], Rgb]] = {
     cv2.COLOR_BGR2RGB: lambda pixels: pixels[:, :, ::-1],
@@ -98,7 +105,7 @@ def rgb_from_image(message: Any, views: bool = False) -> Rgb:
 
     """
     encoding, height, width = message.encoding, int(message.height), int(message.width)
-    _check_size(width, height)
+    check_size(width, height)
     layout = _LAYOUTS.get(encoding)
     if layout is None:
         return _by_cv_bridge(message)
@@ -195,11 +202,76 @@ def rgb_from_compressed(message: Any) -> Rgb:
             f"the compressed image ({data.size} bytes of '{message.format}') cannot be decoded",
             'data',
         )
-    _check_size(*image.shape[1::-1])
+    check_size(*image.shape[1::-1])
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _check_size(width: int, height: int) -> None:
+class Picture(NamedTuple):
+    """A decoded picture of a video that came as messages.
+
+    Attributes
+    ----------
+    header: with stamp and frame_id, as an image has it.
+    frame: av.VideoFrame; holds its own pixels until it is converted.
+    luma: encoding of one channel that its brightness is, as bayer_rggb8; '' where it has colours.
+
+    """
+
+    header: Any
+    frame: Any
+    luma: str = ''
+
+
+def rgb_from_picture(picture: Picture) -> Rgb:
+    """Return the pixels (H, W, 3) uint8 RGB of a decoded picture.
+
+    Raises
+    ------
+    ImageError
+        When it has no size or a format that cannot be converted.
+
+    """
+    frame = picture.frame
+    layout = _LAYOUTS.get(picture.luma, _LAYOUTS['rgb8'])
+    if layout.channels > 1 or layout.dtype is not _U8 or frame.format.name not in _WITH_LUMA:
+        return rgb_from_frame(frame)
+    check_size(frame.width, frame.height)
+    # The bytes as the camera had them: ffmpeg_image_transport does not squeeze these into the
+    # range of a video, as it would a brightness.
+    lines = np.frombuffer(frame.planes[0], np.uint8).reshape(-1, frame.planes[0].line_size)
+    assert layout.conversion is not None
+    return cv2.cvtColor(lines[: frame.height, : frame.width], layout.conversion)
+
+
+def rgb_from_frame(frame: Any) -> Rgb:
+    """Return the pixels (H, W, 3) uint8 RGB of an av.VideoFrame, by the colours its stream names.
+
+    Raises
+    ------
+    ImageError
+        When it has no size or a format that cannot be converted.
+
+    """
+    check_size(frame.width, frame.height)
+    # A stream that does not say is taken as swscale made it, which ffmpeg_image_transport encodes
+    # with: BT.601 at any size. Said in full, since PyAV 12 takes no notice of the stream.
+    full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith('yuvj')
+    try:
+        converted = frame.reformat(
+            format='rgb24',
+            src_colorspace='ITU709' if int(frame.colorspace) in _BT709 else 'ITU601',
+            dst_colorspace='ITU601',
+            src_color_range='JPEG' if full else 'MPEG',
+            dst_color_range='JPEG',
+        )
+        return np.asarray(converted.to_ndarray())
+    except Exception as error:  # FFmpeg's errors are classes of PyAV, which is not imported here
+        text = f'a picture of format {frame.format.name} cannot be converted: {error}'
+        raise ImageError(text, 'encoding') from error
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ImageError when no image has this size."""
     if not (0 < width <= LARGEST_SIDE and 0 < height <= LARGEST_SIDE):
         raise ImageError(f'the image is {width} x {height} pixels', 'size')
 

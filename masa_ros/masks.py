@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Masks as run lengths: the form they have in messages and in files.
 
 In a message a mask is a window and the COCO *uncompressed* run lengths of that window; in a file

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """One text for an option: ROS parameter, command-line argument, line of YAML, row of the docs.
 
 Options are the fields of frozen dataclasses, made by ``option``. Such a class may hold others:
@@ -266,13 +268,15 @@ def add_arguments(
         common: dict[str, Any] = {'dest': each.name, 'default': default}
         text = each.described.replace('%', '%%')
         if isinstance(each.default, bool):
-            action = argparse.BooleanOptionalAction
-            parser.add_argument(name, action=action, help=text, **common)
+            made = parser.add_argument(name, action=argparse.BooleanOptionalAction, **common)
+            made.help = f'{text} ({"on" if default else "off"})'  # Python 3.10 would add to it
             continue
-        shown = f'{text} (%(default)s)' if default != '' else text
-        parser.add_argument(
-            name, type=type(each.default), choices=each.choices or None, help=shown, **common
-        )
+        common['help'] = f'{text} (%(default)s)' if default != '' else text
+        if each.choices:
+            common['choices'] = each.choices
+        else:
+            common['metavar'] = name.rpartition('-')[2].upper()
+        parser.add_argument(name, type=type(each.default), **common)
 
 
 def from_arguments(kind: type[T], arguments: argparse.Namespace) -> T:

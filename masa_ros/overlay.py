@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Pictures of tracks for people to look at."""
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from masa_ros.types import Instances, TrackState
+from masa_ros.types import Instances, TrackState, class_name
 
 _TINT = 0.45
+_LOST = (150, 150, 150)
+_LONGEST = 24  # characters of a class name, of a longer one the beginning
+_ASCII_ONLY = int(cv2.__version__.split('.')[0]) < 5  # the fonts of OpenCV before 5
 
 
 def colour_of(track_id: int) -> tuple[int, int, int]:
@@ -23,6 +28,54 @@ def colour_of(track_id: int) -> tuple[int, int, int]:
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
+def colour_in(tracks: Instances, i: int) -> tuple[int, int, int]:
+    """Return the RGB colour of track number ``i``: that of its id, grey where it is lost."""
+    if tracks.states[i] == TrackState.LOST:
+        return _LOST
+    return colour_of(int(tracks.track_ids[i]))
+
+
+def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return black or white, whichever can be read on a colour."""
+    return (0, 0, 0) if sum(colour) > 380 else (255, 255, 255)
+
+
+def caption(tracks: Instances, i: int, class_names: Mapping[int, str], score: bool = True) -> str:
+    """Return what is written beside track number ``i``, one short line: id, name, score."""
+    name = ' '.join(class_name(int(tracks.labels[i]), class_names).split())
+    if len(name) > _LONGEST:
+        name = name[: _LONGEST - 2] + '..'
+    if name.isdecimal():  # else a number among numbers
+        name = f'class {name}'
+    parts = [str(tracks.track_ids[i]), name, f'{tracks.scores[i]:.2f}' if score else '']
+    return ' '.join(part for part in parts if part)
+
+
+def outlines(tracks: Instances, i: int) -> list[NDArray[np.float32]]:
+    """Return the closed outlines of track number ``i`` for viewers that draw them themselves.
+
+    Those of the mask, to within a pixel and without holes; the box where there is no mask, and of
+    a lost track.
+
+    Returns
+    -------
+    One (M, 2) float32 or more: x, y in pixels, (0, 0) the outer corner of the top-left pixel.
+
+    """
+    mask = tracks.masks[i] if tracks.masks is not None else None
+    if mask is not None and mask.pixels.size and tracks.states[i] != TrackState.LOST:
+        contours, _ = cv2.findContours(
+            mask.pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        )
+        simple = (cv2.approxPolyDP(contour, 1.0, True)[:, 0] for contour in contours)
+        corner = (mask.x + 0.5, mask.y + 0.5)  # contours go through the centres of pixels
+        found = [np.add(points, corner, dtype=np.float32) for points in simple if len(points) > 2]
+        if found:
+            return found
+    x0, y0, x1, y1 = tracks.boxes[i]
+    return [np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], np.float32)]
+
+
 def draw(
     image: NDArray[np.uint8],
     tracks: Instances,
@@ -30,8 +83,9 @@ def draw(
 ) -> NDArray[np.uint8]:
     """Draw tracks over a copy of an image.
 
-    Masks are tinted and outlined, boxes thin, ids and names at their upper left corner. Tentative
-    and coasted tracks have no tint, lost ones only a grey box.
+    Masks are tinted and outlined, boxes thin; at their upper left corners stand ids, names and
+    scores, in a small image as much of these as fits. Tentative and coasted tracks have no tint,
+    lost ones only a grey box.
 
     Parameters
     ----------
@@ -64,25 +118,37 @@ def draw(
             canvas, contours, -1, colour.tolist(), line, cv2.LINE_AA, offset=(mask.x, mask.y)
         )
     for i in order:
-        name = class_names.get(int(tracks.labels[i]), '')
-        _label(canvas, tracks, i, f'{tracks.track_ids[i]} {name}'.strip(), line)
+        _label(canvas, tracks, i, class_names, line)
     return canvas
 
 
-def _label(canvas: NDArray[np.uint8], tracks: Instances, i: int, text: str, line: int) -> None:
+def _label(
+    canvas: NDArray[np.uint8],
+    tracks: Instances,
+    i: int,
+    class_names: Mapping[int, str],
+    line: int,
+) -> None:
     """Draw the box and the text of one track."""
-    lost = tracks.states[i] == TrackState.LOST
-    colour = (150, 150, 150) if lost else colour_of(int(tracks.track_ids[i]))
+    colour = colour_in(tracks, i)
     x0, y0, x1, y1 = (round(float(v)) for v in tracks.boxes[i])
     cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), colour, 1, cv2.LINE_AA)
     scale = max(0.35, canvas.shape[0] / 1100)
-    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
-    left = min(max(x0, 0), max(canvas.shape[1] - width - 4, 0))
+    for text in (
+        caption(tracks, i, class_names),
+        caption(tracks, i, class_names, score=False),
+        str(tracks.track_ids[i]),
+    ):
+        if _ASCII_ONLY:
+            text = text.encode('ascii', 'replace').decode()
+        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, line)
+        if width + 4 < canvas.shape[1]:
+            break
+    left = min(max(x0, 0), max(canvas.shape[1] - width - 5, 0))
     top = y0 - height - base - 2
     if top < 0:
-        top = max(y0, 0)
+        top = max(min(y0, canvas.shape[0] - height - base - 3), 0)
     cv2.rectangle(canvas, (left, top), (left + width + 4, top + height + base + 2), colour, -1)
-    dark = sum(colour) > 380
-    ink = (0, 0, 0) if dark else (255, 255, 255)
+    ink = ink_on(colour)
     place = (left + 2, top + height + 1)
     cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, line, cv2.LINE_AA)

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Files that the package installs beside its code: message definitions, launch, configuration."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The values that travel through the package: ``Frame``, ``Instances``, ``Prompt``, ``Result``."""
 
 from __future__ import annotations
@@ -319,6 +321,11 @@ class Result(NamedTuple):
     frame: Frame
     tracks: Instances
     class_names: Mapping[int, str] = MappingProxyType({})
+
+
+def class_name(label: int, names: Mapping[int, str]) -> str:
+    """Return what a class is called: its name, else its number as text; '' for none (-1)."""
+    return names.get(label) or (str(label) if label >= 0 else '')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

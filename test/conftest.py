@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Shared by all tests: seeded weights, and a ROS domain of their own."""
 
 import os

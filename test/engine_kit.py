@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What several tests of the engines need: a small detector, a runtime that only pretends."""
 
 import time

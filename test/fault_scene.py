@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A node, its camera, and what is promised when something goes wrong around them."""
 
 import array

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong around a tracker on a robot, done to the real node over real DDS.
 
 Every fault is a row: what happens, what is promised, how to do it, and what the diagnostics must

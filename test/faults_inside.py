@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What goes wrong inside a tracker: its model, its engines, its own code."""
 
 import os

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Build TensorRT engines on a machine without a GPU: nothing can be run, everything converted.
 
 TensorRT-RTX itself builds without a driver. torch_tensorrt asks torch for the properties of the

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A tracker node and the people around it, over real DDS, each with an executor of its own."""
 
 import contextlib

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Every benchmark still runs: on next to nothing, for no figures."""
 
 import subprocess

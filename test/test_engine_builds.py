@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Every stage of every model becomes one TensorRT engine: built here, without a GPU to run it.
 
 ``make setup-engines`` installs what this needs; the table at the end of the run lists the engines.

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Engines: the checks before use, building while images come, failing, the command."""
 
 import copy

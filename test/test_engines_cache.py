@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Engines on disk: what one depends on, damage, other users and processes."""
 
 import json

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Compiled networks compute what eager ones do: portable forms, half precision, torch.compile."""
 
 import copy

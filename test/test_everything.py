@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """SAM's automatic mask generator as a detector, on random weights."""
 
 import numpy as np

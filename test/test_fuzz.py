@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Foreign bytes: whatever is in a file or a parameter gives a value or a clear refusal."""
 
 import copy

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Foreign labels: whatever stands in a file of truth, detections or masks is used or refused."""
 
 import contextlib

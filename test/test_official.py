@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Published checkpoints, SAM's masks, given detections."""
 
 import dataclasses

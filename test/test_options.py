@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """One text for an option: what is declared once is the same everywhere."""
 
 import argparse

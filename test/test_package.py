@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The package as a whole: what is declared, documented and installed fits together."""
 
 import ast
@@ -141,9 +143,9 @@ def test_links_in_the_documents_lead_somewhere():
 
 # The rooms, lowest first: what a room imports stands above it in this list.
 ROOMS = (
-    *({'types', 'errors'}, {'options', 'images', 'masks', 'share'}, {'overlay'}, {'tracking'}),
-    *({'recordings'}, {'models'}, {'engines'}, {'detectors'}, {'methods'}, {'streams'}, {'nodes'}),
-    *({'evaluation'}, {'training'}, {'replay', 'demo'}, {'cli'}),
+    *({'types', 'errors'}, {'options', 'images', 'masks', 'share'}, {'overlay', 'codecs'}),
+    *({'tracking'}, {'recordings'}, {'models'}, {'engines'}, {'detectors'}, {'methods'}),
+    *({'streams'}, {'nodes'}, {'evaluation'}, {'training'}, {'replay', 'demo'}, {'cli'}),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 SOURCES = sorted((ROOT / 'masa_ros').rglob('*.py'))
@@ -198,6 +200,20 @@ def test_only_the_node_imports_ros():
     ros = re.compile(r'^\s*(from|import) (rclpy|\w+_msgs|\w+_interfaces|std_srvs)\b', re.MULTILINE)
     for file in SOURCES:
         assert 'nodes' in file.parts or not ros.search(file.read_text()), file
+
+
+def test_every_source_says_whose_it_is():
+    folders = ('masa_ros', 'launch', 'include', 'scripts', 'bench', 'tools', 'test')
+    files = [path for folder in folders for path in (ROOT / folder).rglob('*')]
+    sources = [
+        path
+        for path in files
+        if path.suffix in ('.py', '.hpp') or (path.parent.name == 'scripts' and path.is_file())
+    ]
+    assert len(sources) > 150
+    for path in sources:
+        if path.stat().st_size:
+            assert 'SPDX-License-Identifier: Apache-2.0' in path.read_text()[:200], path
 
 
 def test_no_file_is_too_long_to_read():

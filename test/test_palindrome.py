@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A recording forwards and back: what is compared with what, and the command."""
 
 import dataclasses

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The released trackers: against their recorded decisions, and as the pipeline uses them."""
 
 import json

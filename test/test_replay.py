@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 import contextlib
 import dataclasses
 import json
@@ -159,6 +161,7 @@ def test_replay_writes_everything_and_the_same_again(recordings, seeded_weights,
 
 
 def test_replay_scores_against_the_truth(recordings, seeded_weights, tmp_path, capsys):
+    pytest.importorskip('trackeval')
     replay(recordings / 'frames', tmp_path / 'a', seeded_weights)
     truth = str(tmp_path / 'a' / 'tracks.json')
     replay(recordings / 'frames', tmp_path / 'b', seeded_weights, '--ground-truth', truth)

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A further method: one folder (test/toy) and one line, and node and replay run it."""
 
 import itertools

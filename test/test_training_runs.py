@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Runs of the training: what they write, how they go on, in one process and in two."""
 
 import csv

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Write the photographs that engines are checked on: public domain and CC0, from scikit-image."""
 
 from pathlib import Path

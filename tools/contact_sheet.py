@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Draw what masa_nano tracks in real recordings as one picture, docs/masa_nano.jpg."""
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Write config/tracker.yaml and the tables of docs/parameters.md from the declared options."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Compare this code with numbers of the original one: ``make parity FIXTURES=<dir>``.
 
 Every folder that is called like a published model holds one: its seeded weights are written as a

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Do every fault of test/faults.py to the node and write the table of docs/reliability.md."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The demo's recording: photographed objects moving over a photographed ground, with exact truth.
 
 The photographs are those that scikit-image and scikit-learn ship. None of them was used to train

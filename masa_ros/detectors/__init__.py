@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Detectors: image in, untracked ``Instances`` out. A further one is a module and a line here."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """SAM's automatic mask generator (Kirillov et al. 2023): a grid of points, a mask for each.
 
 What the MASA paper segments everything with (supplement J). Slow: seconds an image on a GPU.

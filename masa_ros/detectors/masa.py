@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A loaded MASA network: RGB image in, untracked instances out."""
 
 from __future__ import annotations

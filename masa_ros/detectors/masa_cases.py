@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What every stage of a MASA network is fed, and gives, when engines of it are checked.
 
 Every stage is fed what the float32 network feeds it, so that a fault is seen where it arises and

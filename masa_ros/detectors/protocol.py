@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What a detector is, and what it takes for an image."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The engines of a network for one input shape: taken from disk or built, checked, kept."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Engines on disk: private to the user, named by everything they depend on, whole or absent.
 
 One file an engine: a magic line, the SHA-256 of all that follows, a line of JSON that tells what

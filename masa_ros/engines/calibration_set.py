@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The images that engines are compared with PyTorch on: those of the package, and own ones."""
 
 from __future__ import annotations

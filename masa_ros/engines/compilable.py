@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What can be compiled: a network in stages, and the same network in float32 to compare with."""
 
 from __future__ import annotations

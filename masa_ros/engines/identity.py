@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What the engine of a stage depends on: its weights, its structure, the code it is made of.
 
 Not on the rest of its network: an engine of other code or weights is another engine, one of the

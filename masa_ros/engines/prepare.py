@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Engines of a network by the shape of its input: built in the background, watched in use."""
 
 from __future__ import annotations

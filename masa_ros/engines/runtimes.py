@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What can run a stage. A further runtime is one class and one line of ``RUNTIMES``."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """TensorRT: a stage exported whole, converted by torch_tensorrt, run by TensorRT's own runtime.
 
 One engine a stage, nothing of it left to PyTorch. torch_tensorrt, plain or for TensorRT-RTX,

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Does an engine compute what the network computes? Engines are used only when it does.
 
 Every stage is fed what the float32 network, run by plain PyTorch, feeds it, so that a fault is

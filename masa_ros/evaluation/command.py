@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """``masa_ros evaluate``: tracks against the truth, or a recording against itself backwards."""
 
 from __future__ import annotations
@@ -21,9 +23,19 @@ from masa_ros.recordings.tracks_file import TrackedFrame, read_tracks
 # No two runs agree when engines are put to use in the middle of one.
 _DEFAULTS = {'runtime': 'eager', 'warm_start': False}
 
+COMMON = (
+    *('tracks', 'ground_truth', 'palindrome', 'output', 'page', 'images', 'max_frames'),
+    *('method', 'model', 'device'),
+)
+ABSENT = 'those of a method, a detector and an association are for --palindrome'
+
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Declare the command's arguments; those of a method where one is to run."""
+    parser.usage = (
+        '%(prog)s TRACKS --ground-truth GT [options]\n'
+        '       %(prog)s SOURCE --palindrome [options]'
+    )
     parser.add_argument(
         'tracks', type=Path, metavar='TRACKS', help='tracks.json; for --palindrome a recording'
     )
@@ -39,13 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         action='store_true',
         help='needs no truth: track the recording forwards and back, compare the ids',
     )
-    parser.add_argument('--video', default='', help='which video of a ground truth of several')
-    parser.add_argument('--output', type=Path, help='write the figures to this json file too')
-    parser.add_argument('--page', type=Path, help='write timelines and frames to this html file')
+    parser.add_argument(
+        '--video', default='', metavar='NAME', help='which video of a ground truth of several'
+    )
+    parser.add_argument(
+        '--output', type=Path, metavar='FILE', help='write the figures to this json file too'
+    )
+    parser.add_argument(
+        '--page', type=Path, metavar='FILE', help='write timelines and frames to this html file'
+    )
     parser.add_argument(
         '--images', type=Path, metavar='SOURCE', help='the recording, for the pictures of --page'
     )
-    parser.add_argument('--topic', default='', help='image topic of a bag (the only one)')
+    parser.add_argument('--topic', default='', help='image topic of a bag with several')
     parser.add_argument('--fps', type=float, default=0.0, help='rate of a folder of images')
     parser.add_argument(
         '--max-frames',
@@ -54,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         metavar='N',
         help='for --palindrome: the first N, which are kept in memory (%(default)s)',
     )
-    if any(each in ('--help', '-h') or each.startswith('--pal') for each in arguments):
+    if any(each.startswith(('--help', '-h', '--pal')) for each in arguments):
         from masa_ros import methods  # needs torch, which the rest does not
 
         methods.add_arguments(parser, arguments, _DEFAULTS)

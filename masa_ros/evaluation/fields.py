@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Values of foreign JSON documents: each of its kind, or a ValueError that says what it is."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Tracks against the truth: HOTA, IDF1, MOTA, J&F and track AP by TrackEval, and TETA."""
 
 from __future__ import annotations

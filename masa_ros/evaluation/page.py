@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """One HTML file to look at: a timeline for every object and track, and the frames behind it."""
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 
 from masa_ros import overlay
 from masa_ros.evaluation.metrics import Pair, Scores, text_of
-from masa_ros.types import Instances
+from masa_ros.types import Instances, class_name
 
 _MATCH = 0.5  # overlap at which a track stands for an object, as in CLEAR MOT
 _PICTURE = 480  # longest side of the embedded pictures, pixels
@@ -135,7 +137,7 @@ def _called(what: str, frames: Iterable[tuple[Instances, Mapping[int, str]]]) ->
     names: dict[int, collections.Counter[str]] = {}
     for one, known in frames:
         for own, label in zip(one.track_ids.tolist(), one.labels.tolist()):
-            names.setdefault(own, collections.Counter())[known.get(label, '')] += 1
+            names.setdefault(own, collections.Counter())[class_name(label, known)] += 1
     return {
         own: html.escape(f'{what} {own} {counts.most_common(1)[0][0]}'.strip())
         for own, counts in names.items()

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A check without ground truth: a recording played forwards and back must end as it began.
 
 Frames 0..T..0 are tracked as one recording. Whatever has an id in frame k on the way out is in

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """How many of the objects of single images are found: recall of class-agnostic proposals."""
 
 from __future__ import annotations

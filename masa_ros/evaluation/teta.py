@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """TETA, Track Every Thing Accuracy (Li et al. 2022, "Tracking Every Thing in the Wild").
 
 Localisation, association and classification are scored apart, and what was found where nothing

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Ground truth in the formats of the field, brought onto the frames of a recording.
 
 What is read: tracks.json of this project, MOTChallenge txt (gt.txt), COCO-style video json (TAO,

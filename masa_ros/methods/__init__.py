@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Ways of tracking. A further one is a folder here and a line of ``METHODS``."""
 
 from __future__ import annotations

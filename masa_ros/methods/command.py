@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """``masa_ros engines``: build, list, verify and clear compiled engines."""
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         ('verify', 'compare the engines that are there with float32 once more'),
     ):
         action = actions.add_parser(name, help=text, description=text)
+        action.usage = '%(prog)s [options]'
         action.add_argument('--model', default='masa_nano', choices=ZOO, help='(%(default)s)')
         action.add_argument('--weights', default='', metavar='FILE', help='else the known ones')
         action.add_argument('--device', default='auto', help='cpu, cuda, cuda:N (%(default)s)')
@@ -38,14 +41,25 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
             metavar='WIDTHxHEIGHT',
             help='of the images (%(default)s)',
         )
-        action.add_argument('--input-size', type=int, default=0, help="as the node's parameter")
-        action.add_argument('--runtime', default='auto', choices=('auto', *RUNTIMES))
-        action.add_argument('--precision', default='auto', choices=('auto', *PRECISIONS))
+        action.add_argument(
+            '--input-size',
+            type=int,
+            default=0,
+            metavar='PIXELS',
+            help="long side of the network's input; 0: the model's own (%(default)s)",
+        )
+        action.add_argument(
+            '--runtime', default='auto', choices=('auto', *RUNTIMES), help='(%(default)s)'
+        )
+        action.add_argument(
+            '--precision', default='auto', choices=('auto', *PRECISIONS), help='(%(default)s)'
+        )
         action.add_argument(
             '--calibration', default='', metavar='DIR', help='own images to check engines on'
         )
-    actions.add_parser('list', help='the engines that are there')
-    clear = actions.add_parser('clear', help='delete engines')
+    text = 'list the engines that are there'
+    actions.add_parser('list', help=text, description=text)
+    clear = actions.add_parser('clear', help='delete engines', description='delete engines')
     clear.add_argument('--model', default='', help='only those of this model')
 
 

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What a way of tracking is: a ``Method``, and one ``Session`` for every stream of images."""
 
 from __future__ import annotations

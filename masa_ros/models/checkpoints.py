@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Filling networks from weights files, ours and published ones, and writing ours."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """``masa_ros weights``: list, fetch and verify the published weights files."""
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ _TIMEOUT = 30  # seconds without a byte
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Declare the command's arguments."""
     actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
-    actions.add_parser('list', help='the published files, and which of them are here')
+    text = 'list the published files, and which of them are here'
+    actions.add_parser('list', help=text, description=text)
     for name, text in (
         ('fetch', 'download files; goes on where it was interrupted'),
         ('verify', 'compare files that are here with their check sums'),

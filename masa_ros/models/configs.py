@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Sizes of networks and rules of models, as plain values: nothing here imports a network."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Devices that networks run on: which there are, and what to do when one is lost."""
 
 from __future__ import annotations

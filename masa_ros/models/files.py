@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The published weights files: names, licences, check sums, and where they are looked for."""
 
 from __future__ import annotations

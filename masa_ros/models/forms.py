@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Which of two forms of an operation runs: the fastest for eager torch, or the one that converts.
 
 Both give the same numbers, with one exception: ``sampling.RoIAlign`` with a sample count that

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Dynamic feature fusion: each pyramid level meets its neighbours in deformable convolutions."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Building blocks: convolution with norm, feature pyramid."""
 
 from __future__ import annotations

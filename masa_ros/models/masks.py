@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Masks: the light head that draws inside boxes, and pasting of mask logits into the image."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The MASA network: backbone, pyramid, dynamic fusion, and the heads on top of it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Reading the checkpoints that the authors of MASA and SAM published.
 
 They are pickles of PyTorch tensors next to objects of the training framework. Nothing of the

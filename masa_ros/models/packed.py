@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Masks on a GPU: all windows at once, placed, cut out and run-length encoded before download.
 
 The pixels of all windows lie behind one another in one vector, column by column as the run lengths

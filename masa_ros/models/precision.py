@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Half precision, and the islands that stay in float32.
 
 Networks are typed explicitly, as TensorRT wants them: what is not cast here runs in the precision

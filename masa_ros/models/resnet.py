@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Residual backbones: the published ResNet-50 and the small one of masa_nano."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """SAM (Kirillov et al. 2023) as MASA uses it: one encoder pass feeds tracking and masks.
 
 Encoder and parameters are those of the segment_anything package; the mask decoder's arithmetic is

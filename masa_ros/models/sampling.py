@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Sampling of feature maps at real-valued positions: deformable convolution and RoIAlign.
 
 Both are the same operation, weighted sums of rows of a (positions, channels) table, and both

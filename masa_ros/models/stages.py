@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Networks in the pieces that are compiled: tensors of known shape in, tensors out.
 
 A stage is a plain module without data-dependent control flow, so that it can be exported whole.

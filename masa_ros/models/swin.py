@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Swin transformer backbone (Liu et al. 2021) of the Detic and Grounding-DINO models."""
 
 from __future__ import annotations

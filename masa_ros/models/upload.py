@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """One copy of a camera's bytes to the device, whatever view of them the image is."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The models by name: their sizes, input rules and default thresholds."""
 
 from __future__ import annotations

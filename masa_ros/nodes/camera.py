@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """One camera of the node: what comes in, its stream, what goes out, its statistics."""
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 
 from masa_ros.errors import ImageError, MasaError
-from masa_ros.images import rgb_from_compressed, rgb_from_image
+from masa_ros.images import Picture, rgb_from_compressed, rgb_from_image, rgb_from_picture
 from masa_ros.methods import Method
 from masa_ros.nodes import diagnostics, messages
 from masa_ros.nodes.detections import detections_from_msg
@@ -71,7 +73,8 @@ class Camera:
         self._model = _model_of(method)
         prefix = f'{name}/' if name else ''
         self.inputs = Inputs(
-            *(node, prefix, config, statistics, self._accept), self._reject, self.event
+            *(node, prefix, config, statistics, self._accept),
+            *(self._reject, self.event, self.fail),
         )
         self.outputs = Outputs(node, prefix, config.tracks_qos, self.event)
 
@@ -127,6 +130,8 @@ class Camera:
             if isinstance(message, Image):
                 views = self.stream.method.device != 'cpu'
                 pixels = rgb_from_image(message, views=views)
+            elif isinstance(message, Picture):
+                pixels = rgb_from_picture(message)
             else:
                 pixels = rgb_from_compressed(message)
         except ImageError as error:

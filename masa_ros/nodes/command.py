@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """``masa_ros node``: the process of a tracker node."""
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from typing import NoReturn
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.signals import SignalHandlerOptions
 
 from masa_ros.nodes.signals import ended_by_signals
@@ -31,6 +34,9 @@ def main(args: list[str] | None = None) -> int:
             code = int(node.finished.result() or 0) if node.finished.done() else 0
         except (KeyboardInterrupt, ExternalShutdownException):
             pass
+        except rclpy_implementation.RCLError:
+            if rclpy.ok():  # else the end cut a transition off, which rclpy up to Jazzy's tells so
+                raise
         finally:
             node.destroy_node()
             rclpy.try_shutdown()

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A process for several Python nodes, which are loaded and unloaded while it runs.
 
 Serves composition_interfaces as C++ containers do: for ``ros2 component load`` and for
@@ -7,10 +9,12 @@ each other messages as they are.
 
 from __future__ import annotations
 
+import atexit
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -43,7 +47,7 @@ def component(plugin: str) -> Any:
         raise ConfigError(f"no component is called '{plugin}'; there are: {', '.join(offered)}")
     try:
         return offered[plugin].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # somebody else's module
         raise ConfigError(f"component '{plugin}' cannot be imported: {error}") from error
 
 
@@ -126,18 +130,40 @@ class Container(Node):
         return number
 
     def unload(self, number: int) -> None:
-        """End a node; raises ConfigError for a number that no node has."""
+        """End a node.
+
+        Raises
+        ------
+        ConfigError
+            When no node has the number.
+        MasaError
+            When the node fails as it ends; it is not called any more.
+
+        """
         if number not in self.loaded:
             raise ConfigError(f'no node has the number {number}')
         node = self.loaded.pop(number)
+        name = node.get_fully_qualified_name()
         self.executor_.remove_node(node)
-        node.destroy_node()
+        try:
+            node.destroy_node()
+        except Exception as error:  # somebody else's method
+            raise MasaError(f'{name} does not end cleanly: {error}') from error
 
     def destroy_node(self) -> None:
         """End all nodes and the container."""
         for number in list(self.loaded):
-            self.unload(number)
+            self._try_to_unload(number)
         super().destroy_node()
+
+    def _try_to_unload(self, number: int) -> str:
+        """End a node; returns, and logs, why it does not end, '' where it does."""
+        try:
+            self.unload(number)
+        except MasaError as error:
+            self.get_logger().error(str(error))
+            return str(error)
+        return ''
 
     def _on_load(self, request: Any, response: Any) -> Any:
         try:
@@ -146,7 +172,7 @@ class Container(Node):
                 request.node_name,
                 request.node_namespace,
                 request.remap_rules,
-                [Parameter.from_parameter_msg(message) for message in request.parameters],
+                _parameters(request.parameters),
                 _log_level(request.log_level),
                 self._extra(request.extra_arguments),
             )
@@ -161,7 +187,7 @@ class Container(Node):
 
     def _extra(self, messages: Sequence[Any]) -> bool:
         """Return whether global arguments are forwarded; what means nothing here is logged."""
-        extra = {p.name: p.value for p in map(Parameter.from_parameter_msg, messages)}
+        extra = {parameter.name: parameter.value for parameter in _parameters(messages)}
         forward = bool(extra.pop('forward_global_arguments', False))
         # Nodes of one container hand messages over by ``offer``; rclpy has no other way.
         extra.pop('use_intra_process_comms', None)
@@ -171,17 +197,23 @@ class Container(Node):
         return forward
 
     def _on_unload(self, request: Any, response: Any) -> Any:
-        try:
-            self.unload(request.unique_id)
-            response.success = True
-        except MasaError as error:
-            response.success, response.error_message = False, str(error)
+        response.error_message = self._try_to_unload(request.unique_id)
+        response.success = not response.error_message
         return response
 
     def _on_list(self, request: Any, response: Any) -> Any:
         response.unique_ids = list(self.loaded)
         response.full_node_names = [n.get_fully_qualified_name() for n in self.loaded.values()]
         return response
+
+
+def _parameters(messages: Sequence[Any]) -> list[Parameter]:
+    """Return the values of rcl_interfaces/msg/Parameter; raises ConfigError for one of no type."""
+    try:
+        return [Parameter.from_parameter_msg(message) for message in messages]
+    except ValueError as error:
+        names = ', '.join(message.name for message in messages)
+        raise ConfigError(f'a parameter among {names} has no value: {error}') from error
 
 
 def _log_level(level: int) -> int:
@@ -207,3 +239,16 @@ def main(args: list[str] | None = None) -> int:
             container.destroy_node()
             rclpy.try_shutdown()
     return 0
+
+
+def run(args: list[str] | None = None) -> NoReturn:
+    """Be the process of the container.
+
+    Ends as that of the tracker node does: to unload torch can take longer than the five seconds
+    after which launch files use force. What the nodes' modules want to do at the end is done.
+    """
+    code = main(args)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

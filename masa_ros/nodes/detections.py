@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Detections of another node: vision_msgs/Detection2DArray as ``Instances``."""
 
 from __future__ import annotations

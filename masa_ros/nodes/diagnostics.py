@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """What the node knows of itself: counters, rates, latencies, and their report."""
 
 from __future__ import annotations

@@ -1,33 +1,47 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Between the package's own values and ROS messages."""
 
 from __future__ import annotations
 
 import array
-import contextlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import cv2
 import numpy as np
-from builtin_interfaces.msg import Time
+from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import ImageMarker
+from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 
 from masa_ros.masks import mask_from_msg, msg_fields
 from masa_ros.msg import TrackedInstance, TrackedInstanceArray
-from masa_ros.overlay import colour_of
-from masa_ros.types import Instances
+from masa_ros.overlay import caption, colour_in, colour_of, ink_on, outlines
+from masa_ros.types import Instances, class_name
 
-VISION: Any = None  # vision_msgs.msg; ROS installations have it, the wheels do not
-with contextlib.suppress(ImportError):
-    VISION = importlib.import_module('vision_msgs.msg')
-STATISTICS: Any = None  # statistics_msgs.msg; likewise
-with contextlib.suppress(ImportError):
-    STATISTICS = importlib.import_module('statistics_msgs.msg')
+
+def _optional(name: str) -> Any:
+    """Return a module of messages, None where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+# ROS installations have these, or can; the wheels do not.
+VISION = _optional('vision_msgs.msg')
+STATISTICS = _optional('statistics_msgs.msg')
+FOXGLOVE = _optional('foxglove_msgs.msg')
+
+_UNLABELED = 65535  # in vision_msgs/VisionClass: no class
+_LIFETIME = Duration(sec=2)  # of markers in RViz
+_LINE, _LETTER = 0.003, 0.03  # metres at a distance of one: width of lines, height of text
+_TOLERANCE = 5.0  # pixels between a point and where the ray that was found for it is seen
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -60,7 +74,7 @@ def tracks_to_msg(
                 track_id=int(tracks.track_ids[i]),
                 state=int(tracks.states[i]),
                 class_id=int(tracks.labels[i]),
-                class_name=class_names.get(int(tracks.labels[i]), ''),
+                class_name=class_name(int(tracks.labels[i]), class_names),
                 score=float(tracks.scores[i]),
                 x_min=x_min,
                 y_min=y_min,
@@ -127,13 +141,171 @@ def tracks_to_detections(
         at = getattr(centre, 'position', centre)  # before vision_msgs 4 a plain Pose2D
         at.x, at.y = (x0 + x1) / 2, (y0 + y1) / 2
         detection.bbox.size_x, detection.bbox.size_y = x1 - x0, y1 - y0
-        label = int(tracks.labels[i])
         result = VISION.ObjectHypothesisWithPose()
-        result.hypothesis.class_id = class_names.get(label, str(label) if label >= 0 else '')
+        result.hypothesis.class_id = class_name(int(tracks.labels[i]), class_names)
         result.hypothesis.score = float(tracks.scores[i])
         detection.results.append(result)
         message.detections.append(detection)
     return message
+
+
+def names_to_label_info(class_names: Mapping[int, str], header: Header) -> Any:
+    """Build the vision_msgs/LabelInfo of the names whose numbers it can hold: 0..65534."""
+    message = VISION.LabelInfo(header=header)
+    message.class_map = [
+        VISION.VisionClass(class_id=label, class_name=name)
+        for label, name in sorted(class_names.items())
+        if 0 <= label < _UNLABELED
+    ]
+    return message
+
+
+def tracks_to_annotations(
+    tracks: Instances, header: Header, shape: tuple[int, int], class_names: Mapping[int, str]
+) -> Any:
+    """Build foxglove_msgs/ImageAnnotations: outlines and captions in the colours of the ids.
+
+    Both have their origin at the outer corner of the top-left pixel. ``shape`` is (height, width)
+    of the image.
+    """
+    message = FOXGLOVE.ImageAnnotations()
+    size = max(12.0, shape[0] / 40)
+    for i in range(len(tracks)):
+        colour = colour_in(tracks, i)
+        for outline in outlines(tracks, i):
+            message.points.append(
+                FOXGLOVE.PointsAnnotation(
+                    timestamp=header.stamp,
+                    type=FOXGLOVE.PointsAnnotation.LINE_LOOP,
+                    points=[FOXGLOVE.Point2(x=x, y=y) for x, y in outline.tolist()],
+                    outline_color=_foxglove_colour(colour),
+                    thickness=max(1.0, shape[0] / 360),
+                )
+            )
+        x, y = tracks.boxes[i, :2].tolist()
+        message.texts.append(
+            FOXGLOVE.TextAnnotation(
+                timestamp=header.stamp,
+                # The lower left corner of the text: above the box, or in it at the upper edge.
+                position=FOXGLOVE.Point2(x=x, y=y if y > size else y + size),
+                text=caption(tracks, i, class_names),
+                font_size=size,
+                text_color=_foxglove_colour(ink_on(colour)),
+                background_color=_foxglove_colour(colour),
+            )
+        )
+    return message
+
+
+def _foxglove_colour(rgb: tuple[int, int, int]) -> Any:
+    red, green, blue = (value / 255 for value in rgb)
+    return FOXGLOVE.Color(r=red, g=green, b=blue, a=1.0)
+
+
+def tracks_to_marker_array(
+    tracks: Instances,
+    header: Header,
+    info: CameraInfo,
+    rectified: bool,
+    class_names: Mapping[int, str],
+) -> MarkerArray:
+    """Build outlines and captions for RViz, in the plane one metre in front of the camera.
+
+    How far away an object is nobody knows: these are the directions in which the camera sees it.
+    The markers of before are deleted first.
+
+    Raises
+    ------
+    ValueError
+        See ``rays``.
+
+    """
+    boxes = tracks.boxes
+    # (N, 2), the middle of the upper edges: text is centred
+    places = np.stack(((boxes[:, 0] + boxes[:, 2]) / 2, boxes[:, 1]), axis=1)
+    shapes = [(i, outline) for i in range(len(tracks)) for outline in outlines(tracks, i)]
+    points = rays(np.concatenate([places, *(o for _, o in shapes)]), info, rectified)
+    texts = []
+    for i, (x, y) in enumerate(points[: len(tracks)].tolist()):
+        text = Marker(header=header, ns='captions', id=i, type=Marker.TEXT_VIEW_FACING)
+        text.lifetime, text.color = _LIFETIME, _marker_colour(tracks, i)
+        text.scale.z, text.text = _LETTER, caption(tracks, i, class_names)
+        if np.isfinite((x, y)).all():
+            text.pose.position = Point(x=x, y=y - _LETTER, z=1.0)
+            texts.append(text)
+    ends: list[Point] = []
+    colours: list[ColorRGBA] = []
+    first = len(tracks)
+    for i, outline in shapes:
+        corners = points[first : first + len(outline)].tolist()
+        first += len(outline)
+        colour = _marker_colour(tracks, i)
+        for a, b in zip(corners, corners[1:] + corners[:1]):
+            if np.isfinite((a, b)).all():
+                ends += [Point(x=x, y=y, z=1.0) for x, y in (a, b)]
+                colours += [colour, colour]
+    lines = Marker(header=header, ns='outlines', type=Marker.LINE_LIST, lifetime=_LIFETIME)
+    lines.scale.x, lines.points, lines.colors = _LINE, ends, colours
+    none = Marker(header=header, action=Marker.DELETEALL)
+    return MarkerArray(markers=[none, *([lines] if ends else []), *texts])
+
+
+def _marker_colour(tracks: Instances, i: int) -> ColorRGBA:
+    red, green, blue = (value / 255 for value in colour_in(tracks, i))
+    return ColorRGBA(r=red, g=green, b=blue, a=1.0)
+
+
+def rays(
+    points: NDArray[np.floating], info: CameraInfo, rectified: bool = False
+) -> NDArray[np.float64]:
+    """Return where the rays through points of an image meet the plane one metre ahead.
+
+    Parameters
+    ----------
+    points: (N, 2) x, y in pixels, (0, 0) the outer corner of the top-left pixel.
+    info: calibration of the camera.
+    rectified: whether the image is: P describes it then; else K and the distortion.
+
+    Returns
+    -------
+    (N, 2) x to the right, y down (REP 103), metres in the optical frame; NaN for a point that no
+    ray is seen at, for example outside the circle of a fisheye lens.
+
+    Raises
+    ------
+    ValueError
+        When the camera is not calibrated, or distorts in a way that is not known here.
+
+    """
+    matrix = np.reshape(info.p, (3, 4))[:, :3] if rectified else np.reshape(info.k, (3, 3))
+    if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
+        raise ValueError('camera_info says that the camera is not calibrated')
+    # In calibrations (0, 0) is the centre of the top-left pixel.
+    pixels = np.asarray(points, np.float64).reshape(-1, 1, 2) - 0.5
+    plain = (pixels[:, 0] - matrix[:2, 2]) / (matrix[0, 0], matrix[1, 1])
+    d = np.asarray(info.d, np.float64)
+    if rectified or not d.any() or not len(pixels):
+        return plain
+    models: dict[str, Any] = {
+        'plumb_bob': cv2,
+        'rational_polynomial': cv2,
+        'equidistant': cv2.fisheye,
+    }
+    model = models.get(info.distortion_model)
+    if model is None:
+        raise ValueError(f"the distortion_model '{info.distortion_model}' is not known here")
+    zero = np.zeros(3)
+    try:
+        found = model.undistortPoints(pixels, matrix, d).reshape(-1, 2)
+        ahead = np.insert(found, 2, 1.0, axis=1)[:, None]
+        seen, _ = model.projectPoints(ahead, zero, zero, matrix, d)
+    except cv2.error as error:
+        raise ValueError(f'camera_info has a distortion of {len(d)} numbers') from error
+    # Where there is no solution, the iteration ends somewhere.
+    with np.errstate(invalid='ignore'):
+        wrong = ~(np.abs(seen - pixels).reshape(-1, 2).max(axis=1) < _TOLERANCE)
+    found[wrong] = np.nan
+    return np.asarray(found)
 
 
 def ages_to_metrics(ages_ms: Sequence[float], source: str, start: Time, stop: Time) -> Any:

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The parameters of the tracker node: the options of its parts, declared and read."""
 
 from __future__ import annotations
@@ -48,9 +50,10 @@ class NodeConfig:
     )
     image_transport: str = option(
         'raw',
-        "raw: sensor_msgs/Image on 'image_raw'; compressed: sensor_msgs/CompressedImage on its "
-        "'/compressed'",
-        choices=('raw', 'compressed'),
+        "raw: sensor_msgs/Image on 'image_raw'; on the topic of their own name below it: "
+        'compressed: sensor_msgs/CompressedImage, ffmpeg: '
+        'ffmpeg_image_transport_msgs/FFMPEGPacket, foxglove: foxglove_msgs/CompressedVideo',
+        choices=('raw', 'compressed', 'ffmpeg', 'foxglove'),
     )
     given_detections: bool = option(
         False,
@@ -64,7 +67,9 @@ class NodeConfig:
         30, 'images kept until their detections arrive; more for a slower detector', 1, 1000
     )
     image_qos: str = option('sensor_data', 'QoS of the image topic', choices=tuple(PROFILES))
-    image_queue: int = option(1, 'images kept by the middleware while the node is busy', 1, 100)
+    image_queue: int = option(
+        1, 'images kept by the middleware while the node is busy; of a video always 100', 1, 100
+    )
     tracks_qos: str = option('reliable', 'QoS of the tracks', choices=tuple(PROFILES))
 
     def __post_init__(self) -> None:

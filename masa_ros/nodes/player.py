@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Play a recording over DDS to a tracker node in a process of its own, and collect its tracks."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """An end by SIGINT or SIGTERM at which the last images are still published."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The tracker node: images in, tracked instances out."""
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.task import Future
@@ -66,6 +69,7 @@ class TrackerNode(LifecycleNode):
             raise
         self.add_on_set_parameters_callback(self._on_parameters)
         self.create_service(Trigger, '~/reset', self._on_reset)
+        self._refuse_transitions_out_of_turn()
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_timer(1.0, self._report)
         self._autostart_timer = None
@@ -74,6 +78,20 @@ class TrackerNode(LifecycleNode):
             self._autostart_timer = self.create_timer(0.0, self._autostart)
 
     # Lifecycle
+
+    def _refuse_transitions_out_of_turn(self) -> None:
+        """Answer them by ``success: false``: in rclpy up to Jazzy's they end the executor."""
+        served = self._service_change_state.callback
+
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                return served(request, response)
+            except rclpy_implementation.RCLError as error:
+                self.get_logger().error(f'transition {request.transition.id} is refused: {error}')
+                response.success = False
+                return response
+
+        self._service_change_state.callback = answer
 
     def _autostart(self) -> None:
         assert self._autostart_timer is not None

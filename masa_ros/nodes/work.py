@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A configured node: its method and its cameras, and what is done with their images.
 
 Nothing that happens to an image ends the thread or the node: what fails is counted where it did.

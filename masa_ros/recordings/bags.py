@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """rosbag2 recordings without ROS, by the libraries ``rosbags`` and ``mcap``."""
 
 from __future__ import annotations
@@ -16,21 +18,31 @@ from rosbags.typesys.store import Typestore
 
 from masa_ros.masks import msg_fields
 from masa_ros.share import share_path
-from masa_ros.types import Result
+from masa_ros.types import Result, class_name
 
 TRACKS_TYPE = 'masa_ros/msg/TrackedInstanceArray'
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
+PACKET_TYPE = 'ffmpeg_image_transport_msgs/msg/FFMPEGPacket'
+VIDEO_TYPE = 'foxglove_msgs/msg/CompressedVideo'
+# For recordings that do not hold the definitions of their messages.
+_VIDEO_DEFINITIONS = {
+    PACKET_TYPE: 'std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\n'
+    'uint8 flags\nbool is_bigendian\nuint8[] data',
+    VIDEO_TYPE: 'builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format',
+}
 _CHUNK = 1 << 18  # bytes
 
 
 def typestore() -> Typestore:
-    """Return the standard messages together with those of this package."""
+    """Return the standard messages together with those of this package and those of video."""
     # The standard messages used here are the same in every distribution since Humble.
     store = get_typestore(Stores.ROS2_HUMBLE)
     for name in ('TrackedInstance', 'TrackedInstanceArray'):
         definition = share_path(f'msg/{name}.msg').read_text()
         store.register(get_types_from_msg(definition, f'masa_ros/msg/{name}'))
+    for kind, definition in _VIDEO_DEFINITIONS.items():
+        store.register(get_types_from_msg(definition, kind))
     return store
 
 
@@ -126,7 +138,7 @@ class BagWriter:
                 self._types['masa_ros/msg/TrackedInstance'](
                     track_id=int(tracks.track_ids[i]),
                     state=int(tracks.states[i]),
-                    class_name=result.class_names.get(int(tracks.labels[i]), ''),
+                    class_name=class_name(int(tracks.labels[i]), result.class_names),
                     class_id=int(tracks.labels[i]),
                     score=float(tracks.scores[i]),
                     x_min=x_min,

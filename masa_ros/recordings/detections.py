@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Detections of somebody else, to be tracked: COCO json and MOTChallenge txt."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """prompts.json: what somebody pointed at, or named, in the frames of a recording."""
 
 from __future__ import annotations

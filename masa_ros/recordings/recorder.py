@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Everything that a replay leaves behind in its output folder, written while it goes on."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Recordings as streams of frames: rosbag2, video files, folders of images."""
 
 from __future__ import annotations
@@ -13,13 +15,29 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from rosbags.highlevel import AnyReader
+from rosbags.typesys.store import Typestore
 
+from masa_ros.codecs.decoder import VideoDecoder
 from masa_ros.errors import ImageError, SourceError
-from masa_ros.images import natural_order, rgb_from_compressed, rgb_from_image
-from masa_ros.recordings.bags import COMPRESSED_TYPE, IMAGE_TYPE, interrupted, typestore
+from masa_ros.images import (
+    Picture,
+    natural_order,
+    rgb_from_compressed,
+    rgb_from_frame,
+    rgb_from_image,
+    rgb_from_picture,
+)
+from masa_ros.recordings.bags import (
+    COMPRESSED_TYPE,
+    IMAGE_TYPE,
+    PACKET_TYPE,
+    VIDEO_TYPE,
+    interrupted,
+    typestore,
+)
 from masa_ros.types import Frame
 
-_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE)
+_TYPES = (IMAGE_TYPE, COMPRESSED_TYPE, PACKET_TYPE, VIDEO_TYPE)
 _IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
 _DEFAULT_FPS = 10.0
 
@@ -88,7 +106,7 @@ def open_source(path: Path, topic: str = '', fps: float = 0.0) -> Source:
 
 
 class BagSource:
-    """An image topic of a rosbag2 recording.
+    """An image topic of a rosbag2 recording: images, compressed images, or a video in packets.
 
     An MCAP file whose recorder was killed is read up to where it breaks off.
     """
@@ -123,44 +141,72 @@ class BagSource:
         return self._count
 
     def __iter__(self) -> Iterator[Item]:
-        """Give the images as they were recorded."""
-        messages, number = self._messages(), 0
-        while True:
+        """Give the images as they were recorded; those of a video as they are shown."""
+        for number, (frame, arrived_ns) in enumerate(self._frames()):
+            yield Item(f'{self.topic}[{number}]', frame, arrived_ns)
+
+    def _frames(self) -> Iterator[tuple[Frame | ImageError, int]]:
+        """Give every image, or why there is none, with its time of recording."""
+        decoder: VideoDecoder[int] = VideoDecoder()
+        messages, end = self._messages(), None
+        while end is None:
             try:
-                kind, raw, arrived_ns = next(messages)
+                kind, raw, store, recorded_ns = next(messages)
             except StopIteration:
-                return
+                break
             except Exception as error:  # damaged bytes make the readers raise anything
-                text = f'the recording breaks off: {error}'
-                yield Item(f'{self.topic}[{number}]', ImageError(text, 'data'))
-                return
-            yield Item(f'{self.topic}[{number}]', self._frame(kind, raw), arrived_ns)
-            number += 1
+                end = ImageError(f'the recording breaks off: {error}', 'data')
+                continue
+            try:
+                message: Any = store.deserialize_cdr(raw, kind)
+            except Exception as error:  # as above
+                answers = decoder.flush('a packet was broken')
+                unread = ImageError(f'the message cannot be read: {error!r}', 'data')
+                answers.append((recorded_ns, unread))
+            else:
+                if kind not in (PACKET_TYPE, VIDEO_TYPE):
+                    yield _frame_of(message), recorded_ns
+                    continue
+                answers = decoder.decode(message, recorded_ns)
+            for arrived_ns, answer in answers:
+                yield _frame_of(answer), arrived_ns
+        for arrived_ns, answer in decoder.flush():
+            yield _frame_of(answer), arrived_ns
+        if end is not None:
+            yield end, 0
 
-    def _frame(self, kind: str, raw: bytes) -> Frame | ImageError:
-        try:
-            message: Any = self._store.deserialize_cdr(raw, kind)
-        except Exception as error:  # as above
-            return ImageError(f'the message cannot be read: {error!r}', 'data')
-        decode = rgb_from_image if kind == IMAGE_TYPE else rgb_from_compressed
-        stamp = message.header.stamp
-        try:
-            stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-            return Frame(decode(message), stamp_ns, message.header.frame_id)
-        except ImageError as error:
-            return error
-
-    def _messages(self) -> Iterator[tuple[str, bytes, int]]:
-        """Give type, CDR bytes and time of recording of the topic's messages."""
+    def _messages(self) -> Iterator[tuple[str, bytes, Typestore, int]]:
+        """Give type, CDR bytes, definitions and time of recording of the topic's messages."""
         if not self._whole:
             for topic, kind, raw, arrived_ns in interrupted(self.path):
                 if topic == self.topic:
-                    yield kind, raw, arrived_ns
+                    yield kind, raw, self._store, arrived_ns
             return
         with AnyReader([self.path], default_typestore=self._store) as reader:
             connections = [c for c in reader.connections if c.topic == self.topic]
             for connection, arrived_ns, raw in reader.messages(connections):
-                yield connection.msgtype, raw, arrived_ns
+                kind = connection.msgtype
+                # The bag's own definitions, which may be of another version.
+                store = reader.typestore if kind in reader.typestore.fielddefs else self._store
+                yield kind, raw, store, arrived_ns
+
+
+def _frame_of(message: Any) -> Frame | ImageError:
+    """Return the frame that a message or a picture of a video holds, or why it holds none."""
+    if isinstance(message, ImageError):
+        return message
+    try:
+        if isinstance(message, Picture):
+            pixels = rgb_from_picture(message)
+        elif hasattr(message, 'encoding'):
+            pixels = rgb_from_image(message)
+        else:
+            pixels = rgb_from_compressed(message)
+    except ImageError as error:
+        return error
+    stamp = message.header.stamp
+    stamp_ns = int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    return Frame(pixels, stamp_ns, message.header.frame_id)
 
 
 class FolderSource:
@@ -219,7 +265,13 @@ class VideoSource:
             try:
                 for number, picture in enumerate(container.decode(video=0)):
                     seconds = picture.time if picture.time is not None else number / self._fps
-                    image = picture.to_ndarray(format='rgb24')
-                    yield Item(f'frame {number}', Frame(image, round(seconds * 1e9)))
+                    yield Item(f'frame {number}', self._frame(picture, round(seconds * 1e9)))
             except av.error.FFmpegError as error:
                 yield Item('end of video', ImageError(f'the video breaks off: {error}', 'data'))
+
+    @staticmethod
+    def _frame(picture: av.VideoFrame, stamp_ns: int) -> Frame | ImageError:
+        try:
+            return Frame(rgb_from_frame(picture), stamp_ns)
+        except ImageError as error:
+            return error

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """tracks.json: the tracks of a recording, frame by frame."""
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 
 from masa_ros.errors import SourceError
 from masa_ros.masks import coco_rle, mask_from_coco_rle
-from masa_ros.types import Instances, Mask, TrackState
+from masa_ros.types import Instances, Mask, TrackState, class_name
 
 FORMAT = 'masa_ros.tracks/1'
 
@@ -74,7 +76,7 @@ def _to_json(frame: TrackedFrame) -> dict[str, Any]:
                 'state': TrackState(int(tracks.states[i])).name.lower(),
                 'score': round(float(tracks.scores[i]), 4),
                 'class_id': int(tracks.labels[i]),
-                'class_name': frame.class_names.get(int(tracks.labels[i]), ''),
+                'class_name': class_name(int(tracks.labels[i]), frame.class_names),
                 'box': [round(float(v), 2) for v in tracks.boxes[i]],
                 'mask': None if mask is None else coco_rle(mask, frame.height, frame.width),
             }

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """``masa_ros replay``: track a recording."""
 
 from __future__ import annotations
@@ -23,20 +25,31 @@ from masa_ros.streams.stream import Stream, StreamConfig
 # No two runs agree when engines are put to use in the middle of one.
 _DEFAULTS = {'runtime': 'eager', 'warm_start': False}
 
+COMMON = (
+    *('source', 'output', 'ground_truth', 'detections', 'prompts', 'topic', 'max_frames'),
+    *('realtime', 'no_overlay', 'method', 'model', 'device'),
+)
+ABSENT = 'only those of the chosen method, detector and association exist'
+
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Declare the command's arguments, with those of the method that is chosen."""
+    parser.usage = '%(prog)s SOURCE --output DIR [options]'
     parser.add_argument(
-        'source', type=Path, metavar='SOURCE', help='rosbag2 folder, .mcap, .db3, video, or images'
-    )
-    parser.add_argument('--output', type=Path, required=True, metavar='DIR')
-    parser.add_argument(
-        '--ground-truth',
+        'source',
         type=Path,
-        metavar='GT',
-        help='score by it: see masa_ros evaluate',
+        metavar='SOURCE',
+        help='rosbag2 folder, .mcap or .db3 file, video, or folder of images',
     )
-    parser.add_argument('--video', default='', help='which video of a ground truth of several')
+    parser.add_argument(
+        '--output', type=Path, required=True, metavar='DIR', help='folder for what comes of it'
+    )
+    parser.add_argument(
+        '--ground-truth', type=Path, metavar='GT', help='score the tracks: see masa_ros evaluate'
+    )
+    parser.add_argument(
+        '--video', default='', metavar='NAME', help='which video of a ground truth of several'
+    )
     parser.add_argument(
         '--detections',
         type=Path,
@@ -44,14 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         help="track these boxes instead of the method's own: COCO json or MOTChallenge txt",
     )
     parser.add_argument(
-        '--prompts', type=Path, metavar='FILE', help='what is pointed at or named: prompts.json'
+        '--prompts', type=Path, metavar='FILE', help='objects to track, pointed at or named: json'
     )
-    parser.add_argument('--topic', default='', help='image topic of a bag (the only one)')
+    parser.add_argument('--topic', default='', help='image topic of a bag with several')
     parser.add_argument(
         '--fps', type=float, default=0.0, help='rate of a folder of images (its meta.json, or 10)'
     )
-    parser.add_argument('--max-frames', type=int, default=0, metavar='N', help='stop after N')
-    parser.add_argument('--realtime', action='store_true', help='at the pace of the stamps')
+    parser.add_argument('--max-frames', type=int, default=0, metavar='N', help='the first N only')
+    parser.add_argument(
+        '--realtime',
+        action='store_true',
+        help='at the pace of the stamps; images whose time has passed are skipped',
+    )
     parser.add_argument(
         '--ros', action='store_true', help='through DDS and a node process of its own'
     )

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Track a recording in this process: the same rules as in the node, the same output every time."""
 
 from __future__ import annotations

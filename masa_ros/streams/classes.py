@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Numbers for the class names of detections."""
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ class ClassNames:
             return -1
         if class_id not in self._labels:
             own = int(class_id) if class_id.isdecimal() and len(class_id) < 10 else -1
+            if str(own) != class_id:  # '007' is a name: as 7 it would come out another
+                own = -1
             if own < 0 or own in self._taken:
                 while self._next in self._taken:
                     self._next += 1

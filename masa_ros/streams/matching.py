@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Images and the detections that somebody else made on them, paired by their stamps."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Ids that are never given twice, whatever becomes of the sessions that give them."""
 
 from __future__ import annotations

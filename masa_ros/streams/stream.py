@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """One stream of images: which are taken, under which time and ids, and what comes of them."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Association: which object of this frame is which object of the frames before."""
 
 from __future__ import annotations

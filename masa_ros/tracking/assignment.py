@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Which detection continues which track, given how well each pair fits."""
 
 from __future__ import annotations

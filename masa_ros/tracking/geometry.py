@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Boxes as (N, 4) xyxy arrays in pixels."""
 
 from __future__ import annotations

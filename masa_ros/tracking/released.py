@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The two trackers released with MASA, detection by detection the same.
 
 They match greedily in the order of scores, by appearance alone, and count time in frames. What

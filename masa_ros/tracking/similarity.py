@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """How alike detections and tracks look (MASA supplement, section J.4)."""
 
 from __future__ import annotations

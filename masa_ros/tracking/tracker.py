@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Association for the camera of a robot: by appearance and motion, in seconds."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """``masa_ros train``: self-supervised training on a folder of unlabelled images."""
 
 from __future__ import annotations
@@ -7,9 +9,15 @@ from pathlib import Path
 
 _SCENES, _CLIPS = 50, 10  # that are evaluated
 
+COMMON = (
+    *('images', 'proposals', 'output', 'model', 'weights', 'device', 'steps', 'minutes'),
+    *('evaluate_every', 'resume'),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Declare the command's arguments."""
+    parser.usage = '%(prog)s --images DIR --output DIR [options]'
     parser.add_argument(
         '--images', type=Path, required=True, metavar='DIR', help='unlabelled images, any depth'
     )
@@ -30,12 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument(
         '--exhaustive', action='store_true', help='what no proposal covers is background'
     )
-    parser.add_argument('--output', type=Path, required=True, metavar='DIR')
-    parser.add_argument('--model', default='masa_nano', help='model (%(default)s)')
+    parser.add_argument(
+        '--output', type=Path, required=True, metavar='DIR', help='for weights and checkpoints'
+    )
+    parser.add_argument('--model', default='masa_nano', help='to be trained (%(default)s)')
     parser.add_argument('--weights', default='', metavar='FILE', help='to start from')
-    parser.add_argument('--device', default='auto', help='(%(default)s)')
-    parser.add_argument('--precision', default='auto', choices=('auto', 'bf16', 'fp32'))
-    parser.add_argument('--learning-rate', type=float, default=2e-3, help='(%(default)s)')
+    parser.add_argument('--device', default='auto', help='cpu, cuda, cuda:N (%(default)s)')
+    parser.add_argument(
+        '--precision', default='auto', choices=('auto', 'bf16', 'fp32'), help='(%(default)s)'
+    )
+    parser.add_argument(
+        '--learning-rate', type=float, default=2e-3, metavar='RATE', help='(%(default)s)'
+    )
     parser.add_argument(
         '--freeze',
         nargs='*',
@@ -61,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         action='store_true',
         help='the images show the same things again: contrast the objects of an image only',
     )
-    parser.add_argument('--steps', type=int, default=4000, help='(%(default)s)')
+    parser.add_argument('--steps', type=int, default=4000, help='of training (%(default)s)')
     parser.add_argument('--minutes', type=float, default=0.0, help='stop after; 0: no limit')
     parser.add_argument('--pairs', type=int, default=8, help='scenes a step (%(default)s)')
     parser.add_argument('--size', type=int, default=320, help='side of the views (%(default)s)')
@@ -72,9 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         metavar='STEPS',
         help='measure recall, retrieval and tracking on held-out composites; 0: never',
     )
-    parser.add_argument('--workers', type=int, default=1, help='processes that make scenes')
+    parser.add_argument('--workers', type=int, default=1, help='that make scenes (%(default)s)')
     parser.add_argument('--threads', type=int, default=0, help='of torch; 0: its own choice')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=int, default=0, help='of all that is random (%(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoint')
 
 

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Generated scenes with exact masks: cut-outs over real backgrounds, each scene seen twice.
 
 The self-supervision of MASA (paper section 3.2.1): two strongly different views of one scene with

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Whole objects with clean masks, found in unlabelled photographs.
 
 Precision counts, not recall: half an object in the library teaches the network to report halves.

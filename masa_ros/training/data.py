@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Where training scenes come from: photographs with proposals, composites, mixtures of both."""
 
 from __future__ import annotations

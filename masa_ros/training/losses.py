@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The training objective: proposals, boxes, masks and contrastive embeddings (paper 3.2, J).
 
 All functions work on plain tensors; boxes are xyxy in network-input pixels. With several processes

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """How good a network is while it learns: recall of proposals, retrieval, tracking."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Training in several processes that computes what one process computes.
 
 Every process works on its share of a batch. Sums that the loss is divided by, statistics of batch

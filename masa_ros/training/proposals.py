@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Masks of everything in a folder of photographs: made once, read by the training.
 
 Written as COCO json with run-length masks, a hundred images a file, so that a run that was

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """``masa_ros proposals``: masks of everything in a folder of photographs, for training."""
 
 from __future__ import annotations
@@ -10,8 +12,13 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('--images', type=Path, required=True, metavar='DIR', help='any depth')
-    parser.add_argument('--output', type=Path, required=True, metavar='DIR')
+    parser.usage = '%(prog)s --images DIR --output DIR [options]'
+    parser.add_argument(
+        '--images', type=Path, required=True, metavar='DIR', help='images to segment, any depth'
+    )
+    parser.add_argument(
+        '--output', type=Path, required=True, metavar='DIR', help='for the masks: masa_ros train'
+    )
     parser.add_argument(
         '--model',
         default='masa_sam_vith',
@@ -19,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     )
     parser.add_argument('--weights', default='', metavar='FILE', help='of masa_nano')
     parser.add_argument('--exclude', default='', metavar='PREFIX', help='skip files named so')
-    parser.add_argument('--device', default='auto', help='(%(default)s)')
+    parser.add_argument('--device', default='auto', help='cpu, cuda, cuda:N (%(default)s)')
 
 
 def run(arguments: argparse.Namespace) -> int:

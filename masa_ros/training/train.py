@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The training loop: scenes in, weights out.
 
 The same on one CPU, one GPU, or in several processes that torchrun starts: see ``parallel``.

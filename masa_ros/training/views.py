@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Two strongly augmented views of a labelled photograph, with exact correspondence.
 
 The self-supervision of MASA (paper section 3.2.1, supplement J): random affine, large-scale

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """A method of tracking that follows colours and looks one frame ahead.
 
 Whatever it is pointed at has a colour, and the pixels of that colour are the object. A frame is

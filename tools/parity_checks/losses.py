@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The released training losses and their gradients."""
 
 from __future__ import annotations
@@ -45,14 +47,14 @@ def compare_losses(report: Report, fixtures: Fixtures) -> None:
     images = sum(key.endswith('.num_key') for key in arrays)
     for i in range(images):
         counts = [int(arrays[f'img{i}.num_{side}']) for side in ('key', 'ref')]
-        key, ref = (s[a : a + n] for s, a, n in zip(sides, start, counts))
+        ours, theirs = (s[a : a + n] for s, a, n in zip(sides, start, counts))
         start = [a + n for a, n in zip(start, counts)]
         positive = torch.from_numpy(arrays[f'img{i}.target']) == 1
-        contrast.append(0.25 * losses.released_contrast_loss(key @ ref.T, positive))
-        cosines = torch.nn.functional.normalize(key) @ torch.nn.functional.normalize(ref).T
+        contrast.append(0.25 * losses.released_contrast_loss(ours @ theirs.T, positive))
+        cosines = torch.nn.functional.normalize(ours) @ torch.nn.functional.normalize(theirs).T
         margin.append(losses.released_margin_loss(cosines, positive))
     both = torch.stack(contrast).mean(), torch.stack(margin).mean()
-    gradients = torch.autograd.grad(sum(both), sides)
+    gradients = torch.autograd.grad(both[0] + both[1], sides)
     for side, gradient in zip(('key', 'ref'), gradients):
         report.close(f'{side}_embeds_grad', gradient, arrays[f'{side}_embeds_grad'], 1e-5, True)
     for name, value in zip(('loss_track', 'loss_track_aux'), both):

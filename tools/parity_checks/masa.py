@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Every stage of a MASA model, with the seeded weights read as its users' checkpoints are."""
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from masa_ros.models import masks
 from masa_ros.models.configs import SamConfig
 from masa_ros.models.heads import select_proposals
 from masa_ros.models.network import MasaNetwork
-from masa_ros.tracking.released import ReleasedConfig, ReleasedTracker
+from masa_ros.tracking import ReleasedConfig, ReleasedTracker
 from masa_ros.types import Instances
 from parity_checks.report import Array, Fixtures, Report
 
@@ -185,11 +187,12 @@ def _compare_image(
         _compare_masks(report, detector, near, theirs, encoded.tensors['detail'], view, label)
     # Each with the tracker of its released configuration, in its first frame.
     rules = ReleasedConfig('bdd', 0.5, 0.3, 0.6) if sam else ReleasedConfig('tao', 1e-4, 1e-4)
-    found = [inputs[f'{prefix}{key}'] for key in ('boxes', 'scores')]
-    labels = np.zeros(len(found[0]), np.int64)
-    rows, ids = ReleasedTracker(rules).track(*found, labels, embeddings.numpy(), 0)
+    first = [inputs[f'{prefix}{key}'] for key in ('boxes', 'scores')]
+    labels = np.zeros(len(first[0]), np.int64)
+    tracker = ReleasedTracker(rules)
+    rows, ids = tracker.track(first[0], first[1], labels, embeddings.numpy(), 0)
     report.same(label + 'tracker.ids', ids[ids > -1], theirs('tracker.ids'))
-    for name, values in zip(('boxes', 'scores'), found):
+    for name, values in zip(('boxes', 'scores'), first):
         key = f'tracker.{name}'
         if f'{prefix}{key}' in reference:
             report.close(label + key, values[rows[ids > -1]], theirs(key), 1e-6, relative=True)

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """Single operators: the folder ``ops``."""
 
 from __future__ import annotations
@@ -142,9 +144,9 @@ def _nms(report: Report, arrays: dict[str, Array]) -> None:
 
 def _preprocess(report: Report, arrays: dict[str, Array]) -> None:
     for long, short, h, w, new_h, new_w, *_ in arrays['resize_rule'].tolist():
-        ours = fitted_size(int(h), int(w), int(long), int(short))
+        size = fitted_size(int(h), int(w), int(long), int(short))
         report.same(
-            f'resize_rule {h:.0f}x{w:.0f}', np.array(ours), np.array([new_h, new_w], dtype=int)
+            f'resize_rule {h:.0f}x{w:.0f}', np.array(size), np.array([new_h, new_w], dtype=int)
         )
     for case in ('resize_up', 'resize_down'):
         expected = arrays[f'{case}.float32']

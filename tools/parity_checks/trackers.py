@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The released trackers, decision by decision."""
 
 from __future__ import annotations
@@ -7,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from masa_ros.tracking.released import ReleasedConfig, ReleasedTracker
+from masa_ros.tracking import ReleasedConfig, ReleasedTracker
 from parity_checks.report import Fixtures, Report
 
 
@@ -29,7 +31,9 @@ def compare_trackers(report: Report, fixtures: Fixtures) -> None:
                 tracker.reset()
             here = slice(end - count, end)
             found = [arrays[key][here] for key in ('boxes', 'scores', 'labels', 'embeddings')]
-            rows, ids = tracker.track(*found, int(arrays['frame_ids'][frame]))
+            boxes, scores, labels, embeddings = found
+            number = int(arrays['frame_ids'][frame])
+            rows, ids = tracker.track(boxes, scores, labels, embeddings, number)
             rows, ids = rows[ids > -1], ids[ids > -1]
             every = np.full(count, -1)
             every[rows] = ids

@@ -1,3 +1,5 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
 """The method ``masa``: one network pass finds, describes and draws; association gives ids."""
 
 from __future__ import annotations
