@@ -23,7 +23,7 @@ EXTRAS = {
     'replay': ['av>=12', 'mcap', 'rosbags>=0.10', 'rosbags-image'],
     'evaluation': ['pillow', 'trackeval'],
     'sam': ['segment-anything'],
-    'training': ['tensorboard'],
+    'training': ['ncnn', 'tensorboard'],
     'demo': ['scikit-image', 'scikit-learn'],
 }
 

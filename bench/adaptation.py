@@ -25,7 +25,8 @@ from common import keep
 from palindromes import SEQUENCES
 
 from masa_ros import cli
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.evaluation.palindrome import palindrome
 from masa_ros.models.zoo import model_config
 from masa_ros.recordings.sources import frames_of, open_source
@@ -38,7 +39,7 @@ from masa_ros.types import Frame
 
 CROWDED = ('fruit_conveyor', 'letter_blocks_hands', 'parking_lot_topdown', 'store_aisle_people')
 SCENES = 40
-FROZEN = ('backbone', 'pyramid', 'fusion', 'proposals', 'boxes', 'masks')
+FROZEN = ('backbone', 'pyramid', 'fusion', 'proposals', 'masks')
 
 
 def command(*arguments: object) -> None:

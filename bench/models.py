@@ -23,7 +23,8 @@ import torch
 import torchvision
 from segment_anything.modeling.image_encoder import Attention as EncoderAttention
 
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.sam import FusedAttention, SamEncoder
 from masa_ros.models.sampling import ModulatedDeformConv
@@ -103,7 +104,7 @@ def stages(name: str, input_size: int = 0) -> dict[str, Any]:
     replaced = row['backbone_released'] + row['fusion_released']
     row['total_released'] = row['total'] - row['backbone'] - row['fusion'] + replaced
     row['ratio'] = row['total_released'] / row['total']
-    row['proposals'], _ = median(lambda: detector.select(encoded, detector.propose(encoded)))
+    row['proposals'], _ = median(lambda: detector.select(detector.see(encoded)))
     return row
 
 
@@ -139,7 +140,7 @@ def everything() -> list[dict[str, Any]]:
         given = Instances(boxes)
 
         def ours(given: Instances = given) -> Any:
-            detector.select(encoded, detector.propose(encoded))
+            detector.select(detector.see(encoded))
             return detector.describe(encoded, given).masks
 
         seconds, placed = median(ours)

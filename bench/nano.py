@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """How good masa_nano is, next to what it must beat.
 
-    python bench/nano.py [NAME=WEIGHTS ...] [--data DIR] [--library DIR] [--quick]
+    python bench/nano.py [NAME=[MODEL:]WEIGHTS ...] [--data DIR] [--library DIR] [--quick]
 
-Rows: the shipped weights, every NAME=WEIGHTS given, a network with random weights, and, where
-only boxes count, a fixed grid. Recall on the photographs of ``labelled/`` in --data and on
-composites of the held-out tenth of the photographs, which training never sees; retrieval on the
-latter; tracking on the demo's recording and on generated clips; the palindrome of the sequences
-in --data; time and size.
+Rows: the shipped weights, every NAME=WEIGHTS given (of another model than masa_nano:
+NAME=MODEL:WEIGHTS), and, where only boxes count, a fixed grid.
+Recall on the photographs of ``labelled/`` in --data, on the held-out tenth of ``people/`` and on
+composites of the held-out tenth of the photographs, which training never sees; what is published
+when a still is shown for a while; masks in true boxes; retrieval on the composites; tracking on
+the demo's recording and on generated clips; the palindrome of the sequences in --data; time and
+size.
 """
 
 from __future__ import annotations
@@ -27,31 +29,35 @@ import clips
 import cv2
 import numpy as np
 import palindromes
-import torch
 from common import keep
 from tqdm import tqdm
 
 from masa_ros.demo import scene as demo_scene
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
+from masa_ros.engines.prepare import EngineConfig
 from masa_ros.evaluation.recall import SIZES, Found, Recall
 from masa_ros.masks import crop
-from masa_ros.models import checkpoints
-from masa_ros.models.network import MasaNetwork
+from masa_ros.methods.masa import Masa, MasaConfig
 from masa_ros.models.zoo import model_config
 from masa_ros.streams.stream import Stream
+from masa_ros.tracking import TrackerConfig
 from masa_ros.training.composites import Composites
-from masa_ros.training.cutouts import image_files, mine
+from masa_ros.training.cutouts import image_files, is_held_out, mine
 from masa_ros.training.measure import Clip, eager, hundred_best, pictures, retrieval, tracking
 from masa_ros.training.views import ViewPair
-from masa_ros.types import Frame, Instances
+from masa_ros.types import Frame, Instances, Mask
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / 'shared/data'
-LIBRARY = ROOT / '.cache/masa_train/cutouts'
+LIBRARY = ROOT / '.cache/nano/cutouts'
 COMPOSITES = 150  # scenes, two views each
 KNOWN = 'cloth_147f9cb1'  # one of the held-out photographs that show a whole object
 CLIPS = range(4)  # seeds of each kind
-SETS = ('voc_boxes_a', 'fruit_boxes', 'coco_persons4')
+SETS = ('coco_train128_NC', 'voc_boxes_a', 'fruit_boxes', 'coco_persons4')
+STILLS = 'coco_train128_NC'
+SHOWN = 4  # frames that a still is shown for
+LOW = 0.05  # the lowest threshold
 Find = Callable[[np.ndarray], Instances]
 
 
@@ -60,6 +66,7 @@ class Image(NamedTuple):
 
     pixels: np.ndarray
     truth: Instances
+    person: np.ndarray = np.zeros(0, bool)  # which of them are people
 
 
 def instances(boxes: np.ndarray, masks: tuple[Any, ...] | None = None) -> Instances:
@@ -73,7 +80,8 @@ def photographs(folder: Path, most: int | None) -> Iterator[Image]:
     with (folder / 'boxes.csv').open() as file:
         for row in csv.DictReader(file):
             x, y, w, h = (float(row[key]) for key in ('x', 'y', 'w', 'h'))
-            by_image[row['image']].append(((x, y, x + w, y + h), int(row.get('id', 0) or 0)))
+            number, person = int(row.get('id', 0) or 0), row.get('class') == 'person'
+            by_image[row['image']].append(((x, y, x + w, y + h), number, person))
     for name, rows in itertools.islice(by_image.items(), most):
         pixels = cv2.cvtColor(cv2.imread(str(folder / 'images' / name)), cv2.COLOR_BGR2RGB)
         drawn = folder / 'masks' / Path(name).with_suffix('.png').name
@@ -81,14 +89,27 @@ def photographs(folder: Path, most: int | None) -> Iterator[Image]:
         if drawn.is_file():
             ids = cv2.imread(str(drawn), cv2.IMREAD_UNCHANGED)
             ids = ids if ids.ndim == 2 else ids[:, :, 0]
-            masks = tuple(crop(ids == number) for _, number in rows)
+            masks = tuple(crop(ids == number) for _, number, _ in rows)
             masks = tuple(m if m.pixels.size else None for m in masks)
-        yield Image(pixels, instances(np.array([box for box, _ in rows]), masks))
+        boxes, people = np.array([box for box, _, _ in rows]), np.array([p for _, _, p in rows])
+        yield Image(pixels, instances(boxes, masks), people)
+
+
+def whole_people(folder: Path, most: int | None) -> Iterator[Image]:
+    """Give photographs of the held-out tenth with the mask of the one person that is known."""
+    files = [file for file in image_files(folder / 'images') if is_held_out(file.stem)]
+    for file in files[:most]:
+        pixels = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+        drawn = cv2.imread(str(folder / 'masks' / f'{file.stem}.png'), cv2.IMREAD_GRAYSCALE)
+        mask = crop(drawn > 0)
+        box = np.array([(mask.x, mask.y, mask.x + mask.width, mask.y + mask.height)])
+        yield Image(pixels, instances(box, (mask,)), np.ones(1, bool))
 
 
 def composites(photos: Path, library: Path, quick: bool) -> list[ViewPair]:
     """Held-out composites."""
-    files, count = image_files(photos), COMPOSITES
+    files = [file for file in image_files(photos) if is_held_out(file.stem)]
+    count = COMPOSITES
     if quick:
         files, count = [file for file in files if file.stem == KNOWN], 1
     mine(files, library)
@@ -115,15 +136,6 @@ def grid(pixels: np.ndarray) -> Instances:
     return instances(np.array(boxes))
 
 
-def random_weights(folder: Path) -> str:
-    """Write a file of random weights."""
-    torch.manual_seed(0)
-    path = folder / 'random.safetensors'
-    network = MasaNetwork(model_config('masa_nano').network)
-    checkpoints.save(network, path, {'model': 'masa_nano'})
-    return str(path)
-
-
 def line(recall: Recall) -> str:
     """AR, R50, R70, top-20 R50 in per cent."""
     if not recall.count:
@@ -144,6 +156,8 @@ def main(
         for name in SETS
         if (data / 'labelled' / name).is_dir()
     }
+    if (data / 'people').is_dir():
+        sets['people'] = list(whole_people(data / 'people', 1 if quick else None))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs: list[ViewPair] = []
@@ -152,16 +166,22 @@ def main(
             sets['composites'] = [Image(*picture) for pair in pairs for picture in pictures(pair)]
         files = {'shipped': str(model_config('masa_nano').shipped_weights)}
         files |= {name: path for name, _, path in (w.partition('=') for w in weights)}
-        files |= {} if quick else {'random weights': random_weights(folder)}
-        detectors = {
-            name: MasaDetector.load(hundred_best(weights=file, device='cpu'))
-            for name, file in files.items()
-        }
-        sizes = {name: Path(file).stat().st_size / 2**20 for name, file in files.items()}
+        detectors, sizes = {}, {}
+        for title, given in files.items():
+            model, _, file = given.rpartition(':')
+            chosen = hundred_best(model=model or 'masa_nano', weights=file, device='cpu')
+            detectors[title] = MasaDetector.load(chosen)
+            sizes[title] = Path(file).stat().st_size / 2**20
     finders = {name: finder(detector) for name, detector in detectors.items()}
     figures = {
         name: recalls({**finders, 'grid of boxes': grid}, sets[name], name) for name in sets
     }
+    if STILLS in sets:
+        figures['published'] = publications(detectors, sets[STILLS])
+    drawn = {name: images for name, images in sets.items() if images[0].truth.masks is not None}
+    figures['in true boxes'] = in_true_boxes(detectors, drawn)
+    for detector in detectors.values():
+        detector.configure(hundred_best(model=detector.name))
     figures['tracking'] = trackings(detectors, sizes, pairs, data / 'sequences', quick)
     return figures
 
@@ -172,25 +192,103 @@ def recalls(finders: dict[str, Find], images: list[Image], title: str) -> dict[s
     heads = ''.join(f'{head:>7}' for head in ('R50', 'R70', 'top20'))
     print(
         f'{"":18}{"box AR":>7}{heads}   {"mask AR":>7}{heads}   R50 of boxes by side:'
-        f' ..{SIZES[0]:g} ..{SIZES[1]:g} larger'
+        f' ..{SIZES[0]:g} ..{SIZES[1]:g} larger; people'
     )
     figures: dict[str, Any] = {}
     for finder, find in finders.items():
-        found = Found()
+        found, people = Found(), Found()
         for image in images:
-            found.add(find(image.pixels), image.truth, image.pixels.shape[:2])
+            seen, shape = find(image.pixels), image.pixels.shape[:2]
+            found.add(seen, image.truth, shape)
+            if image.person.any():
+                people.add(seen, image.truth[image.person], shape)
         limits = (0.0, *SIZES, np.inf)
         by_size = [found.boxes(low, high) for low, high in itertools.pairwise(limits)]
         shares = ''.join(f'{100 * r.r50:6.0f}' if r.count else '     -' for r in by_size)
         print(
-            f'{finder:18}{line(found.boxes())}   {line(found.masks())}{"":19}{shares}', flush=True
+            f'{finder:18}{line(found.boxes())}   {line(found.masks())}{"":19}{shares}'
+            f'{line(people.boxes()) if people.boxes().count else ""}',
+            flush=True,
         )
         figures[finder] = {
             'boxes': vars(found.boxes()),
             'masks': vars(found.masks()),
             'by_size': [vars(recall) for recall in by_size],
+            'people': vars(people.boxes()),
         }
     return figures
+
+
+def publications(detectors: dict[str, MasaDetector], images: list[Image]) -> dict[str, Any]:
+    """Print what is published of stills, at the lowest and at the default thresholds."""
+    print(
+        f'\npublished of {len(images)} stills, each shown for {SHOWN} frames\n'
+        f'{"":18}{"lowest: R50":>12}{"people":>8}{"an image":>10}{"default: R50":>14}'
+        f'{"people":>8}{"an image":>10}'
+    )
+    low = TrackerConfig(init_score_thr=LOW, obj_score_thr=LOW)
+    thresholds = {'lowest': (LOW, low), 'default': (-1.0, TrackerConfig())}
+    figures: dict[str, Any] = {}
+    for name, detector in detectors.items():
+        figures[name] = {}
+        row = ''
+        for title, (limit, tracker) in thresholds.items():
+            config = DetectorConfig(detector.name, score_threshold=limit)
+            detector.configure(config)
+            plain = EngineConfig(runtime='eager')
+            method = Masa(detector, MasaConfig(config, plain, tracker=tracker))
+            found, people, count = Found(1000), Found(1000), 0
+            for image in images:
+                stream, tracks = Stream(method), Instances.empty()
+                for number in range(SHOWN):
+                    (result,) = stream.track(Frame(image.pixels, (number + 1) * 100_000_000))
+                    tracks = result.tracks
+                shape = image.pixels.shape[:2]
+                count += len(tracks)
+                found.add(tracks, image.truth, shape)
+                if image.person.any():
+                    people.add(tracks, image.truth[image.person], shape)
+            figures[name][title] = {
+                'r50': found.boxes().r50,
+                'people': people.boxes().r50,
+                'an image': count / len(images),
+            }
+            r50, of_people, each = figures[name][title].values()
+            row += f'{100 * r50:12.1f}{100 * of_people:8.1f}{each:10.1f}  '
+        print(f'{name:18}{row}', flush=True)
+    return figures
+
+
+def in_true_boxes(
+    detectors: dict[str, MasaDetector], sets: dict[str, list[Image]]
+) -> dict[str, Any]:
+    """Print how well masks fit that are drawn in true boxes: the mean IoU of each set."""
+    print('\nIoU of masks in true boxes\n' + ''.join(f'{name:>18}' for name in ('', *sets)))
+    figures: dict[str, Any] = {}
+    for name, detector in detectors.items():
+        figures[name] = {}
+        for title, images in sets.items():
+            overlaps = []
+            for image in images:
+                shape = image.pixels.shape[:2]
+                (encoded,) = detector.encode([image.pixels])
+                drawn = detector.describe(encoded, instances(image.truth.boxes)).masks
+                overlaps += [
+                    iou(mine, true, shape)
+                    for mine, true in zip(drawn or (), image.truth.masks or ())
+                    if true is not None
+                ]
+            figures[name][title] = float(np.mean(overlaps))
+        print(f'{name:18}' + ''.join(f'{value:18.3f}' for value in figures[name].values()))
+    return figures
+
+
+def iou(mine: Mask | None, true: Mask, shape: tuple[int, int]) -> float:
+    """Overlap of two masks in an image of (height, width)."""
+    if mine is None:
+        return 0.0
+    a, b = (mask.full(*shape) for mask in (mine, true))
+    return float((a & b).sum() / (a | b).sum())
 
 
 def trackings(
@@ -211,7 +309,7 @@ def trackings(
     figures: dict[str, Any] = {}
     for name, detector in detectors.items():
         found_again = retrieval(detector, pairs) if pairs else 0.0
-        detector.configure(DetectorConfig())
+        detector.configure(DetectorConfig(detector.name))
         method = eager(detector)
         on_demo, times = tracking(method, [demo]), milliseconds(detector, demo)
         generated = (clips.clip(*kind) for kind in itertools.product(clips.KINDS, CLIPS))

@@ -25,7 +25,8 @@ import supervision
 import trackers
 
 from masa_ros.demo import scene as demo_scene
-from masa_ros.detectors.masa import DetectorConfig, Encoded, MasaDetector
+from masa_ros.detectors.masa import Encoded, MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.evaluation.metrics import Scores, evaluate
 from masa_ros.recordings.sources import open_source
 from masa_ros.recordings.tracks_file import TrackedFrame

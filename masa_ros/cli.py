@@ -40,6 +40,7 @@ _EXTRAS = {
     **dict.fromkeys(('av', 'mcap', 'rosbags'), 'replay'),
     **dict.fromkeys(('PIL', 'trackeval'), 'evaluation'),
     **dict.fromkeys(('skimage', 'sklearn'), 'demo'),
+    'ncnn': 'training',
     'segment_anything': 'sam',
 }
 _NO_OPTION = re.compile(r'-\.?\d|-$')  # negative numbers; - alone

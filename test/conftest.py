@@ -26,11 +26,18 @@ from masa_ros.models.zoo import model_config
 torch.set_num_threads(2)
 
 
+def see_much(network):
+    """Let a network with random weights find many boxes."""
+    for output in network.proposals.known.output:
+        torch.nn.init.normal_(output.weight, std=0.1)
+        torch.nn.init.zeros_(output.bias)
+
+
 def seeded_weights_file(path):
     """Write a weights file of masa_nano with random weights that find many boxes."""
     torch.manual_seed(0)
     network = MasaNetwork(model_config('masa_nano').network)
-    torch.nn.init.normal_(network.boxes.cls.weight, std=0.5)
+    see_much(network)
     checkpoints.save(network, path, {'model': 'masa_nano'})
     return path
 

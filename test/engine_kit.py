@@ -6,8 +6,10 @@ import time
 
 import pytest
 import torch
+from conftest import see_much
 
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.engines import runtimes
 from masa_ros.engines.prepare import EngineConfig, Engines
 from masa_ros.errors import EngineError
@@ -19,20 +21,25 @@ SIZE = (240, 320)
 SHAPE = (192, 256)
 """Of the network input for images of that size."""
 STAGES = ['image', 'boxes', 'embeddings', 'masks']
+"""Of masa_nano2; those of masa_nano are the same without 'boxes'."""
+BOTH = pytest.mark.parametrize('name', ['masa_nano', 'masa_nano2'])
 
 
-def detector(precision='fp32', seed=0, spoil=None):
-    """masa_nano with random weights that find many boxes."""
+def detector(precision='fp32', seed=0, spoil=None, name='masa_nano2'):
+    """masa_nano2, which has all stages, or another, with random weights that find much."""
     torch.manual_seed(seed)
-    model = model_config('masa_nano')
+    model = model_config(name)
     network = MasaNetwork(model.network)
-    torch.nn.init.normal_(network.boxes.cls.weight, std=0.5)
+    if network.boxes is None:
+        see_much(network)
+    else:
+        torch.nn.init.normal_(network.boxes.cls.weight, std=0.5)
     if spoil:
         spoil(network)
     config = DetectorConfig(device='cpu', precision=precision, input_size=256)
     found = MasaDetector(model, network, config, 'cpu')
     if precision != 'fp32':
-        found.reference = lambda: detector(seed=seed, spoil=spoil)
+        found.reference = lambda: detector(seed=seed, spoil=spoil, name=name)
     return found
 
 

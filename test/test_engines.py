@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import scene
 from engine_kit import (
+    BOTH,
     SHAPE,
     SIZE,
     STAGES,
@@ -21,7 +22,8 @@ from engine_kit import (
     wait_until,
 )
 
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.engines import runtimes, trust
 from masa_ros.engines.calibration_set import calibration_images
 from masa_ros.engines.prepare import EngineConfig, Engines
@@ -37,37 +39,48 @@ IMAGE = scene(size=SHAPE)
 # Checks
 
 
-def test_the_check_accepts_the_same_network_and_half_of_it():
-    reference = detector()
+@BOTH
+def test_the_check_accepts_the_same_network_and_half_of_it(name):
+    reference = detector(name=name)
     cases = reference.cases([IMAGE])
     for precision in ('fp32', 'fp16'):
-        for name, stage in reference.stages_in(precision).items():
+        for stage in reference.stages_in(precision).values():
             measures = trust.compare(stage, Eager(stage, storage(precision)), cases)
-            assert [m.name for m in measures] == list(stage.limits), name
+            assert [m.name for m in measures] == list(stage.limits), stage.name
             assert all(m.good for m in measures), [str(m) for m in measures]
             if precision == 'fp32':
                 assert all(m.value > 0.99999 for m in measures)
 
 
+def moving(network):
+    """Let the box head move boxes."""
+    torch.nn.init.normal_(network.boxes.reg.weight, std=0.1)
+
+
 @pytest.mark.parametrize(
-    'stage, part',
+    'name, stage, part',
     [
-        ('image', 'pyramid.output.0.conv'),
-        ('image', 'proposals.cls'),
-        ('boxes', 'head.reg'),
-        ('boxes', 'head.cls'),
-        ('embeddings', 'embed.embed'),
-        ('masks', 'head.logits'),
+        ('masa_nano', 'image', 'pyramid.output.0.conv'),
+        ('masa_nano', 'image', 'backbone.stem.conv'),
+        ('masa_nano', 'image', 'proposals.known.output.0'),
+        ('masa_nano2', 'boxes', 'head.reg'),
+        ('masa_nano2', 'boxes', 'head.cls'),
+        ('masa_nano', 'embeddings', 'embed.embed'),
+        ('masa_nano', 'masks', 'head.logits'),
     ],
 )
-def test_the_check_refuses_wrong_numbers(stage, part):
-    reference = MasaDetector.load(DetectorConfig(device='cpu'))  # what it knows can be forgotten
+def test_the_check_refuses_wrong_numbers(name, stage, part):
+    if name == 'masa_nano':  # what it knows can be forgotten
+        reference = MasaDetector.load(DetectorConfig(device='cpu'))
+    else:
+        reference = detector(spoil=moving)
     cases = reference.cases([scene(size=(384, 512))])
     twin = copy.deepcopy(reference.network)
     wrong = masa_stages(twin, reference.model)[stage]
     with torch.no_grad():
         layer = wrong.get_submodule(part)
-        layer.weight += torch.randn_like(layer.weight) * layer.weight.std() * 2
+        torch.manual_seed(0)
+        layer.weight += torch.randn_like(layer.weight) * layer.weight.std() * 4
     measures = trust.compare(wrong, Eager(wrong, torch.float32), cases)
     assert not all(m.good for m in measures)
 
@@ -109,20 +122,24 @@ def test_precisions_that_are_tried_get_more_exact():
 # Built, refused
 
 
-def test_engines_are_built_once_and_change_nothing(runtime, tmp_path):
-    found, image = detector(), scene(size=SIZE)
+@BOTH
+def test_engines_are_built_once_and_change_nothing(runtime, tmp_path, name):
+    found, image = detector(name=name), scene(size=SIZE)
+    stages = [stage for stage in STAGES if stage in found.stages]
+    assert stages == list(found.stages) and ('boxes' in stages) is (name == 'masa_nano2')
     expected = found(image)
     engines, lines = engines_of(found, tmp_path)
     prepared = engines.prepare(SHAPE)
-    assert runtime.built == STAGES
-    assert [p.origin for p in prepared] == ['built'] * 4
+    assert runtime.built == stages
+    assert [p.origin for p in prepared] == ['built'] * len(stages)
     assert any('embedding cosine' in line for line in lines)
     again = found(image)
-    assert runtime.loaded == STAGES and engines.runs(SHAPE) is not found.eager
+    assert runtime.loaded == stages and engines.runs(SHAPE) is not found.eager
     np.testing.assert_allclose(again.boxes, expected.boxes, atol=1e-3)
     np.testing.assert_allclose(again.embeddings, expected.embeddings, atol=1e-4)
+    np.testing.assert_array_equal(again.labels, expected.labels)
     assert engines.prepare(SHAPE) == engines.prepared == prepared
-    assert runtime.built == STAGES
+    assert runtime.built == stages
 
 
 def overflowing(network):
@@ -173,8 +190,9 @@ def test_what_failed_for_the_moment_is_tried_again(runtime, tmp_path, monkeypatc
     assert [p.origin for p in again.prepare(SHAPE)] == ['built'] * 4
 
 
-def test_several_images_at_once_are_the_same_as_one_by_one(runtime, tmp_path):
-    found, images = detector(), [scene(size=SIZE), scene(60, size=SIZE)]
+@BOTH
+def test_several_images_at_once_are_the_same_as_one_by_one(runtime, tmp_path, name):
+    found, images = detector(name=name), [scene(size=SIZE), scene(60, size=SIZE)]
     alone = [found(image) for image in images]
     for compiled in (False, True):
         if compiled:

@@ -215,7 +215,7 @@ def test_proposals_with_other_values(folder, tmp_path, data):
     for entry in entries:
         with contextlib.suppress(ValueError):
             masks = entry.decode(HEIGHT, WIDTH)
-            assert masks.shape == (len(entry.masks), HEIGHT, WIDTH)
+            assert masks.shape == (len(entry.shapes), HEIGHT, WIDTH)
 
 
 @settings(fuzz, max_examples=400)

@@ -176,7 +176,7 @@ def test_tracks_are_published_as_detections_too(harness):
         np.testing.assert_allclose(box, box_of(ours), atol=1e-3)
         (result,) = theirs.results
         assert result.hypothesis.score == pytest.approx(ours.score)
-        assert result.hypothesis.class_id == ''  # the model knows no classes
+        assert result.hypothesis.class_id == ours.class_name
 
 
 @GIVEN

@@ -13,9 +13,10 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from masa_ros.detectors import DETECTORS
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.errors import ConfigError, ImageError, WeightsError
-from masa_ros.models import official, packed
+from masa_ros.models import checkpoints, official, packed
 from masa_ros.models.configs import NetworkConfig, SamConfig, SwinConfig
 from masa_ros.models.heads import decode_boxes, encode_boxes
 from masa_ros.models.masks import (
@@ -23,7 +24,7 @@ from masa_ros.models.masks import (
     View,
     covers_of,
     mask_nms,
-    mask_shares,
+    mask_overlaps,
     paste_boxes,
     paste_boxes_packed,
     paste_frames,
@@ -37,6 +38,7 @@ from masa_ros.types import Frame, Mask
 
 SHARED = Path(os.environ.get('MASA_ROS_SHARED', Path(__file__).parents[2] / 'shared'))
 NANO = model_config('masa_nano')
+ONE = 'proposals.object.bias'
 
 
 def random_boxes(count, size, seed=0):
@@ -176,11 +178,14 @@ def test_masks_follow_their_logits():
         (lambda p: p.write_bytes(b''), 'not a readable safetensors'),
         (lambda p: p.write_bytes(p.read_bytes()[:5000]), 'not a readable safetensors'),
         (lambda p: p.unlink(), 'no file'),
-        (lambda p: rewrite(p, lambda t: t.pop('boxes.cls.bias')), 'boxes.cls.bias is missing'),
+        (
+            lambda p: rewrite(p, lambda t: t.pop('proposals.object.bias')),
+            'proposals.object.bias is missing',
+        ),
         (lambda p: rewrite(p, lambda t: t.update(foo=torch.ones(1))), 'foo is unknown'),
         (
-            lambda p: rewrite(p, lambda t: t.update({'boxes.cls.bias': torch.ones(3)})),
-            r'shape \(3,\), expected \(2,\)',
+            lambda p: rewrite(p, lambda t: t.update({ONE: torch.ones(3)})),
+            r'shape \(3,\), expected \(1,\)',
         ),
         (lambda p: rewrite(p, lambda t: None, 'masa_r50'), 'holds weights of masa_r50'),
     ],
@@ -198,6 +203,24 @@ def rewrite(path, change, model='masa_nano'):
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, metadata={'model': model})
+
+
+def test_files_from_before_a_model_got_another_name_are_read(tmp_path, seeded_weights):
+    earlier, path = model_config('masa_nano2'), tmp_path / 'weights.safetensors'
+    network = MasaNetwork(earlier.network)
+
+    def load(model, file):
+        return MasaDetector.load(DetectorConfig(model, weights=str(file), device='cpu'))
+
+    for name in ('masa_nano', 'masa_nano2'):
+        checkpoints.save(network, path, {'model': name})
+        assert load('masa_nano2', path).name == 'masa_nano2'
+    with pytest.raises(WeightsError, match='holds weights of masa_nano2'):
+        load('masa_nano', path)
+    with pytest.raises(WeightsError, match='is missing'):
+        load('masa_nano2', seeded_weights)
+    with pytest.raises(ConfigError, match='there is no file of masa_nano2'):
+        load('masa_nano2', '')
 
 
 @pytest.mark.parametrize(
@@ -222,6 +245,8 @@ def test_wrong_options_name_themselves(options, words):
         ({'score_threshold': 1.5}, 'score_threshold is 1.5.*0 .. 1, or -1'),
         ({'nms_iou': -0.5}, 'nms_iou is -0.5'),
         ({'mask_share': float('nan')}, 'mask_share is nan'),
+        ({'mask_iou': 1.5}, 'mask_iou is 1.5'),
+        ({'class_threshold': 1.5}, 'class_threshold is 1.5'),
         ({'max_instances': -1}, 'max_instances is -1'),
     ],
 )
@@ -273,7 +298,7 @@ def test_frames_of_any_sizes_are_detected_in_their_order(seeded_weights):
         assert len(alone) > 0
         np.testing.assert_allclose(instances.boxes, alone.boxes, atol=1e-2)
     assert detector.detect([]) == []
-    assert detector.facts()['model'] == 'masa_nano' and not detector.takes_words
+    assert detector.facts()['model'] == 'masa_nano'
 
 
 def test_a_model_without_shipped_weights_says_so():
@@ -290,12 +315,18 @@ def test_of_masks_that_claim_the_same_pixels_the_best_stays():
     def covers(*masks):
         return covers_of(masks, 100, 100)
 
-    chosen = mask_nms(covers(whole, part, apart, None, group), 0.6)
+    chosen = mask_nms(covers(whole, part, apart, None, group), 0.6, 1.0)
     assert chosen.tolist() == [0, 2, 3]
     hidden = Mask(40, 20, np.ones((40, 30), np.bool_))  # a third of it behind the first
-    assert mask_nms(covers(whole, hidden), 0.6).tolist() == [0, 1]
-    assert mask_nms(covers(), 0.6).tolist() == []
-    np.testing.assert_allclose(mask_shares(covers(whole, part)), [[1, 1], [1, 1]])
+    assert mask_nms(covers(whole, hidden), 0.6, 1.0).tolist() == [0, 1]
+    assert mask_nms(covers(), 0.6, 0.6).tolist() == []
+    share, iou = mask_overlaps(covers(whole, part))
+    np.testing.assert_allclose(share, [[1, 1], [1, 1]])
+    np.testing.assert_allclose(iou, [[1, 0.09], [0.09, 1]], atol=0.01)
+    # What lies in another stays where only the same object is left out; a second sight of one
+    # does not.
+    again = Mask(12, 22, np.ones((40, 40), np.bool_))
+    assert mask_nms(covers(whole, part, again, group), 1.0, 0.7).tolist() == [0, 1, 3]
 
 
 SMALL_SAM = SamConfig(
@@ -312,6 +343,7 @@ SMALL_SAM = SamConfig(
 )
 EXPORTED = {
     'nano': (NANO.network, (64, 96)),
+    'nano2': (model_config('masa_nano2').network, (64, 96)),
     'r50': (model_config('masa_r50').network, (64, 96)),
     'sam': (NetworkConfig(SMALL_SAM, fusion_attention=True), (256, 256)),
     'swin': (

@@ -258,7 +258,8 @@ def test_markers_for_rviz_lie_where_the_camera_sees_the_tracks(harness):
         assert marker.header == answer.header
         assert marker.action == Marker.ADD and marker.lifetime.sec == 2
     assert len(texts) == len(tracks) == len({text.id for text in texts})
-    assert texts[0].text == overlay.caption(tracks, 0, {})
+    names = {each.class_id: each.class_name for each in answer.instances}
+    assert texts[0].text == overlay.caption(tracks, 0, names)
     expected = np.concatenate([o for i in range(len(tracks)) for o in overlay.outlines(tracks, i)])
     ahead = np.array([(p.x, p.y, p.z) for p in lines.points])
     assert (ahead[:, 2] == 1).all()

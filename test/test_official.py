@@ -22,7 +22,8 @@ from conftest import scene
 from test_models import SHARED, SMALL_SAM
 
 from masa_ros import cli
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.errors import SourceError, WeightsError
 from masa_ros.models import command, files, official, zoo
 from masa_ros.models.configs import NetworkConfig, ResNetConfig, SamConfig

@@ -14,20 +14,21 @@ from pycocotools import mask as coco
 
 from masa_ros import cli
 from masa_ros.detectors.everything import EverythingConfig, EverythingDetector
-from masa_ros.detectors.masa import DetectorConfig
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.errors import ConfigError, SourceError, WeightsError
 from masa_ros.masks import crop
 from masa_ros.training import views
 from masa_ros.training.data import Mixture, Photographs
 from masa_ros.training.proposals import (
     Entry,
+    Proposal,
     by_agreement,
     by_sam,
     read_proposals,
     write_proposals,
 )
 from masa_ros.training.train import TrainConfig, train
-from masa_ros.training.views import Labelled, ViewConfig, make_pair
+from masa_ros.training.views import Known, Labelled, ViewConfig, make_pair
 from masa_ros.types import Instances
 
 COLOURS = [(220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40), (220, 40, 220)]
@@ -66,7 +67,7 @@ def folder(tmp_path):
 def test_the_same_number_is_the_same_object_in_both_views(plain, seed):
     image, masks = picture()
     config = ViewConfig(size=(128, 160), mixup=0.0)
-    pair = make_pair([Labelled(image, masks, False)], config, np.random.default_rng(seed))
+    pair = make_pair([labelled(image, masks, False)], config, np.random.default_rng(seed))
     seen = 0
     for view in (0, 1):
         pixels = pair.images[view].permute(1, 2, 0).numpy()
@@ -87,7 +88,7 @@ def test_the_same_number_is_the_same_object_in_both_views(plain, seed):
 
 
 def test_blended_photographs_keep_their_pairing(plain):
-    scenes = [Labelled(*picture(seed), False) for seed in (0, 1)]
+    scenes = [labelled(*picture(seed), False) for seed in (0, 1)]
     config = ViewConfig(size=(128, 160), mixup=1.0, scale=(0.9, 1.1), shift=0.0)
     pair = make_pair(scenes, config, np.random.default_rng(3))
     for ids in pair.ids:
@@ -102,30 +103,43 @@ def test_what_is_not_covered_is_background_only_where_that_is_known(plain):
     image, masks = picture()
     config = ViewConfig(size=(128, 160), mixup=0.0)
     for exhaustive in (False, True):
-        scene = Labelled(image, masks, exhaustive)
+        scene = labelled(image, masks, exhaustive)
         pair = make_pair([scene], config, np.random.default_rng(0))
         assert bool(pair.ignore[0].any()) is not exhaustive
     # Beside the photograph there is nothing, and that is known.
     small = ViewConfig(size=(128, 160), mixup=0.0, scale=(0.3, 0.31), shift=0.0)
-    pair = make_pair([Labelled(image, masks, False)], small, np.random.default_rng(0))
+    pair = make_pair([labelled(image, masks, False)], small, np.random.default_rng(0))
     assert not pair.ignore[0][:5].any()
 
 
 def test_at_most_so_many_instances_are_kept():
     image, masks = picture()
     config = ViewConfig(size=(128, 160), mixup=0.0, scale=(1.0, 1.1), shift=0.0, instances=2)
-    pair = make_pair([Labelled(image, masks, True)], config, np.random.default_rng(0))
+    pair = make_pair([labelled(image, masks, True)], config, np.random.default_rng(0))
     assert [len(ids) for ids in pair.ids] == [2, 2]
 
 
-def by_colour(image):
+def by_colour(image, path=None):
     """Find the discs by their colours."""
     found = []
     for colour in COLOURS:
         mask = np.abs(image.astype(int) - colour).max(2) < 10
         if mask.any():
-            found.append((crop(mask), 0.9))
+            found.append(Proposal.of(crop(mask), 0.9))
     return found
+
+
+def labelled(image, masks, exhaustive):
+    """A photograph whose masks are all known, in both views."""
+    ids = np.arange(len(masks))
+    kinds = np.full(len(masks), Known.MASK, np.uint8)
+    return (Labelled(image, masks, exhaustive, kinds, ids),) * 2
+
+
+def entry(path, *shapes, size=(150, 200)):
+    """A photograph with masks."""
+    kinds = (Known.MASK,) * len(shapes)
+    return Entry(path, shapes, kinds, (0,) * len(shapes), size)
 
 
 def test_proposals_are_written_as_coco_and_read_back(folder, tmp_path):
@@ -148,7 +162,7 @@ def test_finished_files_are_not_made_again(folder, tmp_path, monkeypatch):
     monkeypatch.setattr('masa_ros.training.proposals._A_FILE', 1)
     files, asked = sorted(folder.glob('*.png')), []
 
-    def segment(image):
+    def segment(image, path):
         asked.append(image)
         return by_colour(image)
 
@@ -232,7 +246,7 @@ class HalfSeeing:
 
     def find(self, image):
         self.calls += 1
-        found = [mask for mask, _ in by_colour(image)][:1]
+        found = [proposal.mask for proposal in by_colour(image)][:1]
         if self.calls <= self.halves:
             half = found[0].full(*image.shape[:2])
             half[: found[0].y + found[0].height // 2] = False
@@ -250,7 +264,7 @@ def test_only_what_several_passes_agree_on_is_proposed(halves, expected):
     image, masks = picture()
     found = by_agreement(HalfSeeing(halves))(image)
     assert len(found) == expected
-    whole = max(found, key=lambda item: item[0].pixels.sum())[0].full(150, 200)
+    whole = max(found, key=lambda item: item.mask.pixels.sum()).mask.full(150, 200)
     assert (whole & masks[0]).sum() / (whole | masks[0]).sum() > 0.9
 
 
@@ -264,7 +278,7 @@ def test_sam_is_asked_for_by_name_and_needs_its_weights(monkeypatch, tmp_path):
 
 def test_sams_masks_come_with_their_predicted_quality(monkeypatch):
     image, _ = picture()
-    masks, scores = zip(*by_colour(image))
+    masks, scores = zip(*((p.mask, p.score) for p in by_colour(image)))
 
     class Everything:
         def detect(self, frames):
@@ -278,8 +292,8 @@ def test_sams_masks_come_with_their_predicted_quality(monkeypatch):
 
     monkeypatch.setattr(EverythingDetector, 'load', load)
     found = by_sam('masa_sam_vith', 'cpu')(image)
-    assert [mask for mask, _ in found] == list(masks)
-    np.testing.assert_allclose([score for _, score in found], scores)
+    assert [proposal.mask for proposal in found] == list(masks)
+    np.testing.assert_allclose([proposal.score for proposal in found], scores)
 
 
 def test_photographs_are_scenes_by_number(folder, tmp_path):
@@ -304,19 +318,19 @@ SQUARE = {'size': [150, 200], 'counts': [0, 150, 150 * 199]}
 @pytest.mark.parametrize(
     'change, words',
     [
-        ({'masks': ({'size': [150, 200], 'counts': [3]},)}, 'mask 0: .*add up to 3'),
-        ({'masks': (SQUARE, {'size': [150, 200]})}, 'mask 1: .*NoneType'),
-        ({'masks': (SQUARE, 5)}, 'mask 1: 5 is no mask'),
-        ({'masks': ({'size': [150, 200], 'counts': ['a']},)}, 'a run of .a.'),
-        ({'masks': ([[1, 1, 9, 1, 9]],)}, 'no polygon'),
-        ({'masks': ([[1, 1, 9, 1, 9, float('nan')]],)}, 'corner at nan'),
-        ({'masks': ({'a': 1},)}, 'no mask'),
+        ({'shapes': ({'size': [150, 200], 'counts': [3]},)}, 'mask 0: .*add up to 3'),
+        ({'shapes': (SQUARE, {'size': [150, 200]})}, 'mask 1: .*NoneType'),
+        ({'shapes': (SQUARE, 5)}, 'mask 1: 5 is no mask'),
+        ({'shapes': ({'size': [150, 200], 'counts': ['a']},)}, 'a run of .a.'),
+        ({'shapes': ([[1, 1, 9, 1, 9]],)}, 'no polygon'),
+        ({'shapes': ([[1, 1, 9, 1, 9, float('nan')]],)}, 'corner at nan'),
+        ({'shapes': ({'a': 1},)}, 'no mask'),
         ({'size': (200, 150)}, 'in an image of 150 x 200'),
         ({'size': (0, 200)}, 'in an image of 200 x 0'),
         ({'size': (-150, 200)}, 'in an image'),
         ({'size': (None, 200)}, 'size of the image is None'),
         ({'size': (150.5, 200)}, 'size of the image is 150.5'),
-        ({'size': (0, 0), 'masks': ([[1, 1, 9, 1, 9, 9]],)}, 'a mask of 0 x 0'),
+        ({'size': (0, 0), 'shapes': ([[1, 1, 9, 1, 9, 9]],)}, 'a mask of 0 x 0'),
         ({'path': 'notes.png'}, 'cannot be read'),
         ({'path': 'sliver.png'}, 'cannot be read'),
     ],
@@ -324,9 +338,9 @@ SQUARE = {'size': [150, 200], 'counts': [0, 150, 150 * 199]}
 def test_what_is_damaged_is_left_out(folder, change, words):
     (folder / 'notes.png').write_text('no image')
     cv2.imwrite(str(folder / 'sliver.png'), np.zeros((1, 9000), np.uint8))
-    good = Entry(folder / '0.png', (SQUARE,), (150, 200))
-    bad = Entry(folder / '1.png', (SQUARE,), (150, 200))._replace(**change)
-    bad = bad._replace(path=folder / bad.path)
+    good = entry(folder / '0.png', SQUARE)
+    shapes, size = change.get('shapes', (SQUARE,)), change.get('size', (150, 200))
+    bad = entry(folder / change.get('path', '1.png'), *shapes, size=size)
     scenes = Photographs([good, bad], ViewConfig(size=(64, 64)))
     for number in range(8):
         assert scenes.pair(number).images.shape == (2, 3, 64, 64)
@@ -338,8 +352,8 @@ def test_what_is_damaged_is_left_out(folder, change, words):
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_a_training_counts_what_it_leaves_out(folder, tmp_path, workers):
-    good = Entry(folder / '0.png', (SQUARE,), (150, 200))
-    bad = Entry(folder / '1.png', ({'size': [150, 200]},), (150, 200))
+    good = entry(folder / '0.png', SQUARE)
+    bad = entry(folder / '1.png', {'size': [150, 200]})
     views, told = ViewConfig(size=(64, 64)), []
     options = {'steps': 4, 'pairs': 1, 'workers': workers, 'precision': 'fp32'}
     config = TrainConfig('masa_nano', tmp_path / 'run', **options)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from masa_ros import methods
-from masa_ros.detectors.masa import DetectorConfig
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.errors import ImageError
 from masa_ros.methods.masa import MasaConfig
 from masa_ros.overlay import draw
@@ -33,9 +33,9 @@ SHOWN = {
 TILE = (400, 225)  # width, height
 
 
-def tiles(folder: Path, shown: tuple[int, ...], weights: str) -> list[np.ndarray]:
+def tiles(folder: Path, shown: tuple[int, ...], model: str, weights: str) -> list[np.ndarray]:
     """Track a recording and draw some of its frames."""
-    stream = Stream(methods.load('masa', MasaConfig(DetectorConfig(weights=weights))))
+    stream = Stream(methods.load('masa', MasaConfig(DetectorConfig(model, weights=weights))))
     items = itertools.islice(open_source(folder), max(shown) + 1)
     frames = [item.frame for item in items if not isinstance(item.frame, ImageError)]
     chosen = [frames[number].stamp_ns for number in shown]
@@ -55,11 +55,12 @@ def main() -> None:
     """Write the picture: a row for every two recordings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--data', type=Path, default=ROOT.parent / 'shared/data/sequences')
+    parser.add_argument('--model', default='masa_nano')
     parser.add_argument('--weights', default='')
     parser.add_argument('--output', type=Path, default=ROOT / 'docs/masa_nano.jpg')
     arguments = parser.parse_args()
     made = [
-        np.hstack(tiles(arguments.data / name, shown, arguments.weights))
+        np.hstack(tiles(arguments.data / name, shown, arguments.model, arguments.weights))
         for name, shown in SHOWN.items()
     ]
     rows = [np.hstack(pair) for pair in zip(made[::2], made[1::2])]

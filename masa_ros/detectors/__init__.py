@@ -7,7 +7,8 @@ from __future__ import annotations
 import dataclasses
 
 from masa_ros.detectors.everything import EverythingConfig, EverythingDetector
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.detectors.protocol import DetectorKind
 
 

@@ -10,9 +10,9 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,120 +20,24 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masa_ros import options
 from masa_ros.detectors.masa_cases import make_case
+from masa_ros.detectors.masa_options import DetectorConfig, chosen
 from masa_ros.detectors.protocol import check_images
 from masa_ros.errors import ConfigError
 from masa_ros.models import checkpoints
 from masa_ros.models.configs import ModelConfig
 from masa_ros.models.devices import choose_device
 from masa_ros.models.files import MODEL_FILES, fingerprint, locate
-from masa_ros.models.heads import clip_boxes, select_proposals
+from masa_ros.models.heads import ProposalHead, clip_boxes, select_proposals
 from masa_ros.models.masa_stages import masa_stages
 from masa_ros.models.masks import Pasted, View, mask_nms
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.precision import PRECISIONS, storage
+from masa_ros.models.preprocess import fitted_size, normalise, resize
 from masa_ros.models.stages import Case, Eager, Run, Runs, Stage, joined, run_rows
 from masa_ros.models.upload import to_device
-from masa_ros.models.zoo import ZOO, model_config
-from masa_ros.options import option
+from masa_ros.models.zoo import model_config
 from masa_ros.types import Frame, Instances
-
-# ImageNet statistics of 0..255 RGB, as in the released models.
-MEAN = (123.675, 116.28, 103.53)
-STD = (58.395, 57.12, 57.375)
-
-_OWN, _OWN_COUNT = (-1, "the model's own"), (0, "the model's own")
-
-
-@dataclasses.dataclass(frozen=True)
-class DetectorConfig:
-    """Options of a MASA network; raises ConfigError naming one that means nothing."""
-
-    model: str = option('masa_nano', 'name of the model', choices=tuple(ZOO))
-    weights: str = option(
-        '', 'path of a weights file; empty: the one shipped with the model, or fetched for it'
-    )
-    device: str = option('auto', "where to run: 'auto', 'cpu', 'cuda' or 'cuda:N'")
-    precision: str = option(
-        'auto',
-        'arithmetic of the network; auto: fp16 on a GPU, fp32 on a CPU; mixed: fp16 for '
-        'convolutions and linear layers alone',
-        choices=('auto', *PRECISIONS),
-    )
-    input_size: int = option(
-        0,
-        "long side of the network's input, pixels. Larger finds smaller objects and is slower",
-        1,
-        4096,
-        special=_OWN_COUNT,
-        live=True,
-    )
-    masks: bool = option(True, 'predict masks', live=True)
-    score_threshold: float = option(
-        -1.0,
-        'detections below this score are dropped before association',
-        0,
-        1,
-        special=_OWN,
-        live=True,
-    )
-    nms_iou: float = option(
-        -1.0,
-        'of two boxes that overlap more the better one stays',
-        0,
-        1,
-        special=_OWN,
-        live=True,
-    )
-    mask_share: float = option(
-        -1.0,
-        'of two masks the smaller of which lies in the other by more than this share, the better '
-        'one stays; 1: both',
-        0,
-        1,
-        special=_OWN,
-        live=True,
-    )
-    max_instances: int = option(
-        0, 'at most that many detections', 1, 1000, special=_OWN_COUNT, live=True
-    )
-
-    def __post_init__(self) -> None:
-        """Check every value by itself."""
-        options.check(self)
-
-
-def fitted_size(height: int, width: int, long_side: int, short_side: int) -> tuple[int, int]:
-    """(rows, columns) of an image scaled to fit both sides, its proportions kept."""
-    scale = min(long_side / max(height, width), short_side / min(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def resize(
-    image: NDArray[np.uint8], size: tuple[int, int], antialias: bool, device: str
-) -> Tensor:
-    """Bilinear (h, w, 3) -> (1, 3, *size) on the device.
-
-    Official models were trained on what OpenCV makes of floats, without antialias; on a CPU they
-    get exactly that. torch rounds the positions otherwise, by some 1e-5 pixels.
-    """
-    rows, columns = size
-    if device == 'cpu' and not antialias:
-        pixels = cv2.resize(image.astype(np.float32), (columns, rows))
-        return torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    tensor = to_device(image, device).permute(2, 0, 1)[None]
-    if tensor.is_cuda:
-        tensor = tensor.float()  # bytes are resized as they are only on a CPU
-    return F.interpolate(tensor, size, mode='bilinear', align_corners=False, antialias=antialias)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """RGB 0..255 (B, 3, H, W), any dtype -> float32 network input, channels last."""
-    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
-    normalised = (images.float() - mean) / std
-    return normalised.contiguous(memory_format=torch.channels_last)
 
 
 class Encoded(NamedTuple):
@@ -152,6 +56,18 @@ class Encoded(NamedTuple):
     run: Mapping[str, Run]
 
 
+class Seen(NamedTuple):
+    """What may be objects, in network pixels: boxes (N, 4), scores (N,), labels (N,) or -1."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def some(self, index: Tensor) -> Seen:
+        """Return some of them."""
+        return Seen(*(values[index] for values in self))
+
+
 class MasaDetector:
     """Segment everything in single images. Holds no state between images.
 
@@ -160,6 +76,8 @@ class MasaDetector:
     Attributes
     ----------
     name: of the model.
+    class_names: of the labels of what it finds.
+    takes_words: where it knows classes, their names.
     device: where it runs, for example 'cpu' or 'cuda:0'.
     precision: in which: 'fp32', 'fp16' or 'mixed'.
     stages: the pieces of the network as modules, by name.
@@ -168,12 +86,12 @@ class MasaDetector:
 
     """
 
-    takes_words = False
-
     def __init__(
         self, model: ModelConfig, network: MasaNetwork, config: DetectorConfig, device: str
     ) -> None:
         self.model, self.name = model, model.name
+        self.class_names = MappingProxyType(dict(enumerate(model.class_names)))
+        self.takes_words = bool(model.class_names)
         self.config = config
         self.device = device
         self.weights = 'random'
@@ -209,6 +127,8 @@ class MasaDetector:
             )
         _check_size(model, config)
         path = Path(config.weights) if config.weights else model.shipped_weights
+        if path is None and model.name not in MODEL_FILES:
+            raise ConfigError(f'weights: there is no file of {model.name} to take; name one')
         path = path or locate(MODEL_FILES[model.name])
         network = MasaNetwork(model.network)
         checkpoints.load(network, path, model)
@@ -252,11 +172,30 @@ class MasaDetector:
         return self.find(encoded) if given is None else self.describe(encoded, given)
 
     def detect(self, frames: Sequence[Frame], words: Sequence[str] = ()) -> list[Instances]:
-        """Find instances in every frame; see ``Detector``."""
+        """Find instances in every frame, of the classes named by words if any; see ``Detector``.
+
+        Raises
+        ------
+        ConfigError
+            For a word that names no class, where the model knows classes.
+
+        """
+        wanted = self._labels(words) if self.takes_words else []
         found: list[Instances] = []
         for _, alike in itertools.groupby(frames, key=lambda frame: frame.image.shape):
             found += map(self.find, self.encode([frame.image for frame in alike]))
-        return found
+        return [some[np.isin(some.labels, wanted)] for some in found] if wanted else found
+
+    def _labels(self, words: Sequence[str]) -> list[int]:
+        names = self.model.class_names
+        if words and not self.config.classes:
+            raise ConfigError('words need classes, which are switched off: classes is false')
+        unknown = [word for word in words if word not in names]
+        if unknown:
+            raise ConfigError(
+                f"{self.name} has no class '{unknown[0]}'; it has: {', '.join(names)}"
+            )
+        return [names.index(word) for word in words]
 
     @torch.inference_mode()
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Encoded]:
@@ -293,15 +232,16 @@ class MasaDetector:
     @torch.inference_mode()
     def find(self, encoded: Encoded) -> Instances:
         """Return everything in the image, best score first."""
-        boxes, scores = self.select(encoded, self.propose(encoded))
-        found, masks = self._instances(encoded, boxes, scores), None
-        pooled, embeddings = self.embed(encoded, boxes)
+        seen = self.select(self.see(encoded))
+        found, masks = self._instances(encoded, seen), None
+        pooled, embeddings = self.embed(encoded, seen.boxes)
         if self._draws_masks:
-            pasted = self._masks(encoded, boxes, pooled, found.boxes)
+            pasted = self._masks(encoded, seen.boxes, pooled, found.boxes)
             masks = tuple(pasted.masks)
-            limit = _choose(self.model.mask_share, self.config.mask_share)
-            if limit < 1:
-                kept = mask_nms(pasted.covers, limit)
+            share = chosen(self.model.mask_share, self.config.mask_share)
+            iou = chosen(self.model.mask_iou, self.config.mask_iou)
+            if min(share, iou) < 1:
+                kept = mask_nms(pasted.covers, share, iou)
                 found, embeddings = found[kept], embeddings[kept]
                 masks = tuple(masks[i] for i in kept)
         return dataclasses.replace(found, embeddings=embeddings, masks=masks)
@@ -322,19 +262,18 @@ class MasaDetector:
 
     @torch.inference_mode()
     def probe(self, encoded: Encoded, boxes: NDArray[np.float32]) -> Instances:
-        """Return the object that the box head sees at each of the boxes (N, 4), in their order.
+        """Return the object that is seen at each of the boxes (N, 4), in their order.
 
         The boxes, pixels of the image, take the place of proposals, so that an object which the
-        proposals missed is found by whoever knows where to look.
+        proposals missed is found by whoever knows where to look. Where nothing is, the score is 0.
         """
         view = encoded.view
-        asked = clip_boxes(self._scaled(boxes, view), view.rows, view.columns)
-        refined, scores = self.refine(encoded, asked)
-        pooled, embeddings = self.embed(encoded, refined)
-        there, masks = self._instances(encoded, refined, scores), None
+        there = self.look(encoded, clip_boxes(self._scaled(boxes, view), view.rows, view.columns))
+        pooled, embeddings = self.embed(encoded, there.boxes)
+        found, masks = self._instances(encoded, there), None
         if self._draws_masks:
-            masks = tuple(self._masks(encoded, refined, pooled, there.boxes).masks)
-        return dataclasses.replace(there, embeddings=embeddings, masks=masks)
+            masks = tuple(self._masks(encoded, there.boxes, pooled, found.boxes).masks)
+        return dataclasses.replace(found, embeddings=embeddings, masks=masks)
 
     def _scaled(self, boxes: NDArray[np.float32], view: View) -> Tensor:
         """Bring boxes (N, 4) from pixels of the image to network pixels."""
@@ -361,11 +300,12 @@ class MasaDetector:
         tensors = {**encoded.tensors, **rows}
         return tuple(run_rows(self.stages[name], encoded.run[name], tensors).values())
 
-    def _instances(self, encoded: Encoded, boxes: Tensor, scores: Tensor) -> Instances:
+    def _instances(self, encoded: Encoded, seen: Seen) -> Instances:
         """Instances without masks and embeddings from boxes in network pixels."""
         return Instances(
-            boxes=(boxes.cpu() / _scale(encoded.view)).numpy(),
-            scores=scores.cpu().numpy(),
+            boxes=(seen.boxes.cpu() / _scale(encoded.view)).numpy(),
+            scores=seen.scores.cpu().numpy(),
+            labels=seen.labels.int().cpu().numpy(),
         )
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, View]:
@@ -396,14 +336,49 @@ class MasaDetector:
         short_side = model.short_side * long_side // model.input_size
         return fitted_size(height, width, long_side, short_side or long_side)
 
+    def see(self, encoded: Encoded) -> Seen:
+        """Return what may be an object, inside the image, poor and double boxes among them.
+
+        That is what the box head makes of the best proposals, or all candidates of one-stage
+        proposals.
+        """
+        if isinstance(self.network.proposals, ProposalHead):
+            return self.look(encoded, self.propose(encoded))
+        tensors = encoded.tensors
+        boxes = clip_boxes(tensors['candidates'][0], encoded.view.rows, encoded.view.columns)
+        scores = tensors['logits'][0].sigmoid()
+        best, labels = tensors['classes'][0].sigmoid().max(1)
+        limit = chosen(self.model.class_threshold, self.config.class_threshold)
+        named = (best >= limit) & self.config.classes
+        return Seen(boxes, scores, torch.where(named, labels, -1))
+
+    def look(self, encoded: Encoded, asked: Tensor) -> Seen:
+        """Return what is seen at each of the boxes (N, 4) in network pixels; see ``probe``."""
+        if self.network.boxes is not None:
+            boxes, scores = self._per_box('boxes', encoded, asked)
+            boxes = clip_boxes(boxes, encoded.view.rows, encoded.view.columns)
+            return Seen(boxes, scores, torch.full_like(scores, -1, dtype=torch.long))
+        seen = self.see(encoded)
+        overlap = torchvision.ops.box_iou(asked, seen.boxes)
+        near, index = (overlap * seen.scores).max(1)
+        there = seen.some(index)
+        same = overlap.gather(1, index[:, None])[:, 0] >= _SAME_PLACE
+        return there._replace(scores=torch.where(same & (near > 0), there.scores, 0))
+
+    def _boxes_at(self, encoded: Encoded, asked: Tensor) -> Tensor:
+        return self.look(encoded, asked).boxes
+
     def propose(self, encoded: Encoded) -> Tensor:
-        """Return the best boxes (N, 4) of the proposal head in network pixels."""
+        """Return the best boxes (N, 4) of the proposals in network pixels."""
         model, view, tensors = self.model, encoded.view, encoded.tensors
+        head = self.network.proposals
+        if not isinstance(head, ProposalHead):
+            return self.select(self.see(encoded)).boxes
         levels = [tensors[key] for key in self.levels]
         return select_proposals(
             tensors['candidates'][0],
             tensors['logits'][0],
-            self.network.proposals.candidate_levels(levels, model.candidates),
+            head.candidate_levels(levels, model.candidates),
             (view.rows, view.columns),
             model.proposal_nms_iou,
             model.proposals,
@@ -414,21 +389,15 @@ class MasaDetector:
         """Names of the fused maps among ``Encoded.tensors``, finest first."""
         return tuple(f'level{i}' for i in range(self.model.network.levels))
 
-    def select(self, encoded: Encoded, proposals: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the box head keeps of proposals (N, 4): boxes (M, 4), scores (M,)."""
+    def select(self, seen: Seen) -> Seen:
+        """Return what is seen without poor and double boxes, best score first."""
         model, config = self.model, self.config
-        boxes, scores = self.refine(encoded, proposals)
-        large = ((boxes[:, 2:] - boxes[:, :2]) >= model.min_side).all(1)
-        kept = large & (scores > _choose(model.score_threshold, config.score_threshold))
-        boxes, scores = boxes[kept], scores[kept]
-        limit = config.max_instances or model.max_instances
-        best = torchvision.ops.nms(boxes, scores, _choose(model.nms_iou, config.nms_iou))[:limit]
-        return boxes[best], scores[best]
-
-    def refine(self, encoded: Encoded, proposals: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the box head: (N, 4) -> better boxes (N, 4) inside the image, scores (N,)."""
-        boxes, scores = self._per_box('boxes', encoded, proposals)
-        return clip_boxes(boxes, encoded.view.rows, encoded.view.columns), scores
+        large = ((seen.boxes[:, 2:] - seen.boxes[:, :2]) >= model.min_side).all(1)
+        limit = chosen(model.score_threshold, config.score_threshold)
+        seen = seen.some(large & (seen.scores > limit))
+        most = config.max_instances or model.max_instances
+        overlap = chosen(model.nms_iou, config.nms_iou)
+        return seen.some(torchvision.ops.nms(seen.boxes, seen.scores, overlap)[:most])
 
     def embed(self, encoded: Encoded, boxes: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
         """Features (N, C, 7, 7) and embeddings (N, E) of boxes (N, 4) in network pixels."""
@@ -457,8 +426,9 @@ class MasaDetector:
             tensor = normalise(to_device(image, self.device).permute(2, 0, 1)[None])
             (encoded,) = self._encode(tensor, view, self.eager)
             tensors = {'images': tensor, **encoded.tensors}
-            proposals, refine = self.propose(encoded), functools.partial(self.refine, encoded)
-            cases.append(make_case(self.stages, encoded.run, view, tensors, proposals, refine))
+            proposals = self.propose(encoded)
+            boxes = functools.partial(self._boxes_at, encoded)
+            cases.append(make_case(self.stages, encoded.run, view, tensors, proposals, boxes))
         return cases
 
     def stages_in(self, precision: str) -> Mapping[str, Stage]:
@@ -467,6 +437,9 @@ class MasaDetector:
         PRECISIONS[precision](network)
         return masa_stages(network, self.model)
 
+
+_SAME_PLACE = 0.3
+"""Overlap (IoU) of what one-stage proposals see with where somebody asked them to look."""
 
 _LOADED = ('model', 'weights', 'device', 'precision')
 """Options that are read when a network is loaded."""
@@ -478,10 +451,6 @@ def _check_size(model: ModelConfig, config: DetectorConfig) -> None:
         raise ConfigError(
             f'input_size is {config.input_size}; {model.name} takes only {model.input_size}'
         )
-
-
-def _choose(own: float, chosen: float) -> float:
-    return own if chosen < 0 else chosen
 
 
 def _scale(view: View) -> Tensor:

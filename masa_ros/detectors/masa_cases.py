@@ -26,7 +26,7 @@ def make_case(
     view: View,
     tensors: Mapping[str, Tensor],
     proposals: Tensor,
-    refine: Callable[[Tensor], tuple[Tensor, Tensor]],
+    look: Callable[[Tensor], Tensor],
 ) -> Case:
     """Run the stages behind the image part on one image.
 
@@ -36,13 +36,13 @@ def make_case(
     view: how the image lies in the network input.
     tensors: the network input 'images' (1, 3, H, W), and what the image part made of it.
     proposals: (N, 4) boxes in network pixels.
-    refine: the box head: better boxes (N, 4) and their scores (N,).
+    look: better boxes (N, 4) for boxes (N, 4).
 
     """
     # An image in which nothing is proposed still tests the engines, with its quarters.
-    most = stages['boxes'].most
+    most = stages['boxes' if 'boxes' in stages else 'embeddings'].most
     proposals = torch.cat((proposals[: most - 4], _quarters(view).to(proposals)))
-    boxes, _ = refine(proposals)
+    boxes = look(proposals)
     few = boxes[whole_boxes(boxes)]
     few = torch.cat((few[: _FEW - 4], _quarters(view).to(few)))
     known = dict(tensors)

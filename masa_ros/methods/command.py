@@ -10,7 +10,8 @@ import time
 import numpy as np
 import torch
 
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.engines import trust
 from masa_ros.engines.cache import EngineCache
 from masa_ros.engines.prepare import EngineConfig, Engines

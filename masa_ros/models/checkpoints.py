@@ -47,7 +47,7 @@ def load(network: MasaNetwork, path: Path, model: ModelConfig) -> dict[str, str]
     """
     metadata: dict[str, str] = {}
     if path.suffix == '.safetensors':
-        tensors, metadata = _read_safetensors(path, model.name)
+        tensors, metadata = _read_safetensors(path, model)
     else:
         tensors = official.translate(model, official.read(path))
         frozen = isinstance(model.network.backbone, SamConfig) and not any(
@@ -68,18 +68,18 @@ def load(network: MasaNetwork, path: Path, model: ModelConfig) -> dict[str, str]
     return metadata
 
 
-def _read_safetensors(path: Path, model: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_safetensors(path: Path, model: ModelConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise WeightsError(f'weights of {model}: there is no file {path}')
+        raise WeightsError(f'weights of {model.name}: there is no file {path}')
     try:
         with safe_open(path, framework='pt') as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f'{path} is not a readable safetensors file: {error}') from error
-    made_for = metadata.get('model', model)
-    if made_for != model:
-        raise WeightsError(f'{path} holds weights of {made_for}, the chosen model is {model}')
+    made_for = metadata.get('model', model.name)
+    if made_for not in (model.name, model.formerly):
+        raise WeightsError(f'{path} holds weights of {made_for}, the chosen model is {model.name}')
     return tensors, metadata
 
 

@@ -34,9 +34,68 @@ class ResNetConfig:
         return self.widths[self.first_stage :]
 
     @property
+    def detail_channels(self) -> int:
+        """Channels of the map of stride 4 that masks are drawn from."""
+        return self.widths[0]
+
+    @property
     def first_stride(self) -> int:
         """Stride of the finest of these maps."""
         return 4 << self.first_stage
+
+
+@dataclasses.dataclass(frozen=True)
+class CspConfig:
+    """Sizes of NanoDet-g's backbone; the last three of its four stages feed the pyramid.
+
+    Attributes
+    ----------
+    stem: channels of the first convolution; every stage doubles them.
+    units: of the four stages, strides 4, 8, 16, 32.
+
+    """
+
+    stem: int = 32
+    units: tuple[int, ...] = (1, 2, 2, 3)
+
+    @property
+    def pyramid_channels(self) -> tuple[int, ...]:
+        """Channels of the maps handed to the pyramid."""
+        return tuple(self.stem << i for i in range(2, len(self.units) + 1))
+
+    @property
+    def detail_channels(self) -> int:
+        """Channels of the map of stride 4 that masks are drawn from."""
+        return 2 * self.stem
+
+    @property
+    def first_stride(self) -> int:
+        """Stride of the finest map handed to the pyramid."""
+        return 8
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseConfig:
+    """Sizes of one-stage proposals.
+
+    Attributes
+    ----------
+    channels: of its neck.
+    classes: that it names.
+    bins: of the distribution of a distance, from 0 to bins - 1 strides.
+    adapter: channels of the part that learns objects of any kind.
+    mix: share of what it adds to a score once it has learned.
+    shift: of the logit of a score. Scores learn the expected overlap, which is low even where
+        an object is; shifted, the thresholds of the association fit.
+
+    """
+
+    channels: int = 128
+    classes: int = 80
+    bins: int = 11
+    adapter: int = 64
+    mix: float = 1.0
+    shift: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +187,11 @@ class NetworkConfig:
     box_convs, box_widths: of the box head.
     embed_convs, embed_groups, embed_width, embedding, temperature: of the embedding head.
     masks: the light mask head, None for networks without; SAM brings its own.
+    dense: one-stage proposals in place of proposal network and box head.
 
     """
 
-    backbone: ResNetConfig | SwinConfig | SamConfig
+    backbone: ResNetConfig | CspConfig | SwinConfig | SamConfig
     channels: int = 256
     levels: int = 5
     fusion_blocks: int = 3
@@ -148,6 +208,7 @@ class NetworkConfig:
     embedding: int = 256
     temperature: float = 0.0
     masks: MaskConfig | None = None
+    dense: DenseConfig | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -173,7 +234,11 @@ class ModelConfig:
     min_side: thinner boxes are dropped, network pixels; the released code keeps them all.
     mask_share: of two masks the smaller of which lies in the other by more than this share, the
         better scored one stays; 1: both.
+    mask_iou: of two masks that overlap by more than this (IoU) the better scored one stays.
     score_threshold, max_instances: what is returned.
+    class_threshold: below this score a class is not named.
+    class_names: by label, where the network knows classes.
+    formerly: name of the model in files that were written before it had this one.
     weights: file that the package ships, or ''.
 
     """
@@ -191,8 +256,12 @@ class ModelConfig:
     nms_iou: float = 0.5
     min_side: float = 0.0
     mask_share: float = 1.0
+    mask_iou: float = 1.0
     score_threshold: float = 0.02
     max_instances: int = 50
+    class_threshold: float = 0.4
+    class_names: tuple[str, ...] = ()
+    formerly: str = ''
     weights: str = ''
 
     @property

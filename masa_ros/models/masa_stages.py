@@ -6,14 +6,16 @@
 stage       inputs                                 outputs
 ==========  =====================================  =============================================
 image       images (B, 3, H, W)                    level0 ... (B, C, ., .), detail where there
-                                                   are masks, candidates (B, K, 4), logits (B, K)
+                                                   are masks, candidates (B, K, 4), logits (B, K),
+                                                   classes (B, K, .) of one-stage proposals
 boxes       boxes (N, 4), level0 ... of one image  boxes (N, 4) refined, scores (N,)
 embeddings  boxes (N, 4), level0 ... of one image  pooled (N, C, 7, 7), embeddings (N, E)
 masks       boxes (N, 4), pooled where the head    masks: (N, S, S) logits
             reads it, detail of one image
 ==========  =====================================  =============================================
 
-Boxes are float32 xyxy in network pixels, scores float32, everything else has the dtype of the
+Networks with one-stage proposals have no stage 'boxes': their candidates are final. Boxes are
+float32 xyxy in network pixels, scores and classes float32, everything else has the dtype of the
 network. Boxes are refined without being clipped to the image: where it ends depends on the camera.
 
 How they are compared: where a score threshold or an edge runs, rounding decides single instances
@@ -29,6 +31,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from masa_ros.models.dense import DenseHead
 from masa_ros.models.heads import clip_boxes, decode_boxes
 from masa_ros.models.stages import Stage, Tensors, least_cosine
 
@@ -68,15 +71,19 @@ class ImageStage(Stage):
         self.proposals, self.candidates = network.proposals, candidates
         self.maps = self.levels if self.detail is None else (*self.levels, 'detail')
         self.outputs = (*self.maps, 'candidates', 'logits')
+        if isinstance(self.proposals, DenseHead):
+            self.outputs += ('classes',)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the table above."""
         found = self.backbone(images)
         levels = self.fusion(self.pyramid(found.maps))
-        logits, deltas = self.proposals(levels)
-        boxes, logits = self.proposals.candidates(logits, deltas, self.candidates)
         detail = () if self.detail is None else (self.detail(levels, found.detail),)
-        return (*levels, *detail, boxes, logits)
+        head = self.proposals
+        if isinstance(head, DenseHead):
+            return (*levels, *detail, *head.candidates(head(found.maps), self.candidates))
+        logits, deltas = head(levels)
+        return (*levels, *detail, *head.candidates(logits, deltas, self.candidates))
 
     def agreement(self, inputs: Tensors, expected: Tensors, found: Tensors) -> dict[str, float]:
         """Compare the maps, and look for the best candidates among those that were found."""
@@ -88,6 +95,9 @@ class ImageStage(Stage):
         there = clip_boxes(found['candidates'][0], height, width)
         near = torchvision.ops.box_iou(boxes[best], there) > 0.9
         alike = near & ((scores[best][:, None] - theirs[None]).abs() < 0.05)
+        if 'classes' in expected:
+            ours, named = (side['classes'][0].sigmoid() for side in (expected, found))
+            alike &= torch.cdist(ours[best], named, p=torch.inf) < 0.05
         return {
             'map cosine, least': least_cosine(expected, found, self.maps),
             'best candidates found again': float(alike.any(1).float().mean()),
@@ -111,6 +121,8 @@ class BoxStage(Stage):
     def __init__(self, network: MasaNetwork) -> None:
         super().__init__()
         self.inputs = ('boxes', *_levels(network)[: network.config.roi_levels])
+        if network.boxes is None:
+            raise ValueError('the network has no box head')
         self.pool, self.head = network.pool, network.boxes
         self.stride = network.config.strides[0]
 
@@ -196,11 +208,10 @@ class MaskStage(Stage):
 
 def masa_stages(network: MasaNetwork, model: ModelConfig) -> dict[str, Stage]:
     """Return the stages of a network by name; they share its parameters."""
-    stages: list[Stage] = [
-        ImageStage(network, model.candidates),
-        BoxStage(network),
-        EmbeddingStage(network),
-    ]
+    stages: list[Stage] = [ImageStage(network, model.candidates)]
+    if network.boxes is not None:
+        stages.append(BoxStage(network))
+    stages.append(EmbeddingStage(network))
     if network.masks is not None:
         stages.append(MaskStage(network))
     return {stage.name: stage.eval() for stage in stages}

@@ -73,26 +73,30 @@ def covers_of(masks: Sequence[Mask | None], height: int, width: int) -> Tensor:
     return torch.from_numpy(covers.reshape(len(masks), covers.shape[1] * covers.shape[2]))
 
 
-def mask_shares(covers: Tensor) -> NDArray[np.float32]:
-    """Return the share (N, N) of the smaller of every two masks that lies in the other.
+def mask_overlaps(covers: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Overlap of every two masks: share (N, N) of the smaller that lies in the other, IoU (N, N).
 
-    A mask that holds none of the pixels looked at shares nothing.
+    A mask that holds none of the pixels looked at overlaps nothing.
     """
-    areas = covers.sum(1)
-    smaller = torch.minimum(areas[:, None], areas[None])
-    return np.asarray((covers @ covers.T / smaller.clamp(min=1)).cpu().numpy())
+    areas, both = covers.sum(1), covers @ covers.T
+    share = both / torch.minimum(areas[:, None], areas[None]).clamp(min=1)
+    iou = both / (areas[:, None] + areas[None] - both).clamp(min=1)
+    return np.asarray(share.cpu().numpy()), np.asarray(iou.cpu().numpy())
 
 
-def mask_nms(covers: Tensor, limit: float) -> NDArray[np.int64]:
-    """Choose the masks, best first, that lie in no better chosen one by more than ``limit``.
+def mask_nms(covers: Tensor, share: float, iou: float) -> NDArray[np.int64]:
+    """Choose the masks, best first, that no better chosen one covers or repeats.
 
-    A body and its parts, or a group and its members, claim the same pixels: the better scored of
-    them stays. Objects that hide each other do not share pixels and all stay.
+    Two masks that overlap by more than ``iou`` are one object found twice. A body and its parts,
+    or a group and its members, claim the same pixels without being the same: with a ``share``
+    below 1 only the better scored of them stays. Objects that hide each other do not share pixels
+    and all stay.
     """
-    shares = mask_shares(covers)
+    shares, ious = mask_overlaps(covers)
+    against = (shares > share) | (ious > iou)
     chosen: list[int] = []
     for i in range(len(covers)):
-        if not chosen or shares[i, chosen].max() <= limit:
+        if not against[i, chosen].any():
             chosen.append(i)
     return np.array(chosen, np.int64)
 

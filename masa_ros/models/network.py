@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from masa_ros.errors import ConfigError
-from masa_ros.models.configs import NetworkConfig, ResNetConfig, SamConfig
+from masa_ros.models.configs import CspConfig, NetworkConfig, SamConfig, SwinConfig
+from masa_ros.models.csp import Csp
+from masa_ros.models.dense import DenseHead
 from masa_ros.models.fusion import DynamicFusion
 from masa_ros.models.heads import BoxHead, EmbeddingHead, ProposalHead
 from masa_ros.models.layers import FeaturePyramid
@@ -26,11 +28,13 @@ class Features(NamedTuple):
     ----------
     levels: fused pyramid, (B, C, ., .) each, finest first.
     detail: what the masks are drawn from, None for networks without masks.
+    maps: of the backbone, which one-stage proposals read.
 
     """
 
     levels: list[Tensor]
     detail: Tensor | None
+    maps: list[Tensor]
 
 
 def _build(config: NetworkConfig) -> tuple[nn.Module, nn.Module, nn.Module | None]:
@@ -47,17 +51,25 @@ def _build(config: NetworkConfig) -> tuple[nn.Module, nn.Module, nn.Module | Non
         pyramid: nn.Module = sam.SimplePyramid(backbone.width, config.channels, config.levels)
         return sam.SamEncoder(backbone), pyramid, sam.SamMasks(backbone)
     pyramid = FeaturePyramid(backbone.pyramid_channels, config.channels, config.levels)
-    if not isinstance(backbone, ResNetConfig):
+    if isinstance(backbone, SwinConfig):
         return Swin(backbone), pyramid, None
+    made = Csp(backbone) if isinstance(backbone, CspConfig) else ResNet(backbone)
     if config.masks is None:
-        return ResNet(backbone), pyramid, None
-    return ResNet(backbone), pyramid, BoxMasks(config.masks, backbone.widths[0], config.channels)
+        return made, pyramid, None
+    return made, pyramid, BoxMasks(config.masks, backbone.detail_channels, config.channels)
 
 
 class MasaNetwork(nn.Module):
     """Image part (``forward``) and box part (``pool`` and the heads) of one model.
 
     ``masa_ros.models.masa_stages`` cuts it into the pieces that run between top-k and suppression.
+
+    Attributes
+    ----------
+    proposals: ``ProposalHead``, which reads the fused pyramid, or ``DenseHead``, which reads the
+        maps of the backbone.
+    boxes: scores and refines what a ``ProposalHead`` proposes; None beside a ``DenseHead``.
+
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -71,9 +83,15 @@ class MasaNetwork(nn.Module):
                 for _ in range(config.fusion_blocks)
             )
         )
-        self.proposals = ProposalHead(config.channels, config.strides, config.anchor_scale)
+        self.proposals: Any  # ``heads.ProposalHead`` or ``dense.DenseHead``
+        self.boxes: Any = None
+        if config.dense is not None:
+            channels = config.backbone.pyramid_channels
+            self.proposals = DenseHead(channels, config.strides, config.dense)
+        else:
+            self.proposals = ProposalHead(config.channels, config.strides, config.anchor_scale)
+            self.boxes = BoxHead(config.channels, config.box_convs, config.box_widths)
         self.pool = RoIAlign(7, config.strides[: config.roi_levels], config.roi_samples)
-        self.boxes = BoxHead(config.channels, config.box_convs, config.box_widths)
         self.embed = EmbeddingHead(
             config.channels,
             config.embed_convs,
@@ -88,5 +106,5 @@ class MasaNetwork(nn.Module):
         maps = self.backbone(images)
         levels = self.fusion(self.pyramid(maps.maps))
         if self.masks is None:
-            return Features(levels, None)
-        return Features(levels, self.masks.detail_map(levels, maps.detail))
+            return Features(levels, None, maps.maps)
+        return Features(levels, self.masks.detail_map(levels, maps.detail), maps.maps)

@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 from masa_ros.errors import ConfigError
+from masa_ros.models.coco import COCO_CLASSES
 from masa_ros.models.configs import (
+    CspConfig,
+    DenseConfig,
     MaskConfig,
     ModelConfig,
     NetworkConfig,
@@ -16,6 +19,36 @@ from masa_ros.models.configs import (
 
 _NANO = ModelConfig(
     name='masa_nano',
+    network=NetworkConfig(
+        backbone=CspConfig(),
+        channels=64,
+        levels=3,
+        fusion_blocks=0,
+        roi_samples=2,
+        roi_levels=3,
+        embed_convs=2,
+        embed_groups=16,
+        embed_width=256,
+        embedding=128,
+        temperature=0.07,
+        masks=MaskConfig(detail=32, convs=3),
+        dense=DenseConfig(mix=0.2, shift=0.8),
+    ),
+    input_size=512,
+    antialias=True,
+    candidates=1000,
+    nms_iou=0.6,
+    min_side=1.0,
+    mask_iou=0.7,
+    score_threshold=0.4,
+    max_instances=100,
+    class_names=COCO_CLASSES,
+    weights='masa_nano.safetensors',
+)
+
+_NANO2 = ModelConfig(
+    name='masa_nano2',
+    formerly='masa_nano',
     network=NetworkConfig(
         backbone=ResNetConfig(
             depths=(1, 2, 2, 2),
@@ -45,7 +78,6 @@ _NANO = ModelConfig(
     mask_share=0.6,
     score_threshold=0.55,
     max_instances=100,
-    weights='masa_nano.safetensors',
 )
 
 _R50 = ModelConfig(
@@ -95,7 +127,7 @@ _GDINO = ModelConfig(
     short_side=800,
 )
 
-ZOO = {m.name: m for m in (_NANO, _R50, _SAM_VITB, _SAM_VITH, _DETIC, _GDINO)}
+ZOO = {m.name: m for m in (_NANO, _NANO2, _R50, _SAM_VITB, _SAM_VITH, _DETIC, _GDINO)}
 
 
 def model_config(name: str) -> ModelConfig:

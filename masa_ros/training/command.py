@@ -8,6 +8,8 @@ import argparse
 from pathlib import Path
 
 _SCENES, _CLIPS = 50, 10  # that are evaluated
+_MOST_KNOWN = 400  # objects with true masks that composites are made of
+_MOST_SEARCHED = 400  # photographs that are searched for such
 
 COMMON = (
     *('images', 'proposals', 'output', 'model', 'weights', 'device', 'steps', 'minutes'),
@@ -19,14 +21,22 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     """Declare the command's arguments."""
     parser.usage = '%(prog)s --images DIR --output DIR [options]'
     parser.add_argument(
-        '--images', type=Path, required=True, metavar='DIR', help='unlabelled images, any depth'
+        '--images',
+        type=Path,
+        required=True,
+        nargs='+',
+        metavar='DIR',
+        help='unlabelled images, any depth',
     )
     parser.add_argument('--exclude', default='', metavar='PREFIX', help='skip files named so')
     parser.add_argument(
         '--proposals',
         type=Path,
+        nargs='+',
+        default=[],
         metavar='PATH',
-        help='masks of these images: from masa_ros proposals, of SA-1B, or COCO instances',
+        help='what is in these images, one for each --images in their order: from masa_ros '
+        'proposals, of SA-1B, or COCO instances',
     )
     parser.add_argument(
         '--share',
@@ -54,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         '--freeze',
         nargs='*',
         metavar='PART',
-        help='parts that do not learn: backbone, pyramid, fusion, proposals, boxes, embed, masks',
+        help='parts that do not learn: backbone, pyramid, fusion, proposals, proposals.known, '
+        'boxes, embed, masks',
     )
     parser.add_argument(
         '--heads-after',
@@ -92,6 +103,11 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoint')
 
 
+def _evenly(files: list[Path], most: int) -> list[Path]:
+    """Take at most so many files, from the beginning to the end of the list."""
+    return files[:: max(1, -(-len(files) // most))]
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Look for whole objects, then train on scenes made of them."""
     import torch
@@ -114,9 +130,9 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
     from masa_ros.training.composites import Composites
     from masa_ros.training.cutouts import image_files, is_held_out, mine, part_readable
     from masa_ros.training.data import Mixture, Photographs, Scenes
-    from masa_ros.training.losses import LossConfig
     from masa_ros.training.measure import clip, evaluator
-    from masa_ros.training.proposals import read_proposals
+    from masa_ros.training.proposals import Entry, read_proposals
+    from masa_ros.training.targets import LossConfig
     from masa_ros.training.train import Evaluate, TrainConfig, train
     from masa_ros.training.views import ViewConfig
 
@@ -124,27 +140,48 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
         if parallel.rank() == 0:
             print(text)
 
-    photos, bad = part_readable(image_files(arguments.images, arguments.exclude))
-    if bad:
-        listed = ', '.join(str(file.relative_to(arguments.images)) for file in bad[:10])
-        say(f'{len(bad)} of {len(photos) + len(bad)} files are no images: {listed}')
-    if not photos:
-        raise SourceError(f'{arguments.images} holds no image that can be read')
+    if len(arguments.proposals) > len(arguments.images):
+        raise SourceError('more --proposals than --images: they belong together, in order')
+    photos: list[Path] = []
+    for folder in arguments.images:
+        good, bad = part_readable(image_files(folder, arguments.exclude))
+        if bad:
+            listed = ', '.join(str(file.relative_to(folder)) for file in bad[:10])
+            say(f'{len(bad)} of {len(good) + len(bad)} files are no images: {listed}')
+        if not good:
+            raise SourceError(f'{folder} holds no image that can be read')
+        photos += good
     size = (arguments.size, arguments.size)
+    last = arguments.plain_after * arguments.steps * arguments.pairs
+    names = {photo.resolve() for photo in photos if not is_held_out(photo.stem)}
+    known: dict[Path, Entry] = {}
+    photographs: list[tuple[float, Scenes]] = []
+    for folder, path in zip(arguments.images, arguments.proposals):
+        entries = read_proposals(path, folder, say)
+        known |= {entry.path.resolve(): entry for entry in entries}
+        entries = [entry for entry in entries if entry.path.resolve() in names]
+        if not entries:
+            continue
+        views = ViewConfig(size=size)
+        source = Photographs(entries, views, arguments.exhaustive, arguments.seed, last)
+        photographs.append((source.weight, source))
     parts: list[tuple[float, Scenes]] = []
     if arguments.proposals:
-        names = {photo.resolve() for photo in photos if not is_held_out(photo.stem)}
-        entries = read_proposals(arguments.proposals, arguments.images, say)
-        entries = [entry for entry in entries if entry.path.resolve() in names]
-        views = ViewConfig(size=size)
-        last = arguments.plain_after * arguments.steps * arguments.pairs
-        photographs = Photographs(entries, views, arguments.exhaustive, arguments.seed, last)
-        parts.append((arguments.share, photographs))
+        if not photographs:
+            raise SourceError('none of the photographs to learn from has proposals')
+        parts.append((arguments.share, Mixture(photographs, arguments.seed + 1)))
     library = arguments.output / 'cutouts'
+    # Frames of recordings show the same things again.
+    single = [p for p in photos if not (p.resolve() in known and known[p.resolve()].linked)]
     if not parts or arguments.share < 1 or arguments.evaluate_every:
-        parallel.first_alone(lambda: mine(photos, library))
+        whole = {p: known[p.resolve()].only_mask for p in single if p.resolve() in known}
+        cuts = {path: cut for path, cut in whole.items() if cut is not None}
+        # Thousands of one kind would drown the others; searching takes half a second each.
+        searched = _evenly([p for p in single if p not in cuts], _MOST_SEARCHED)
+        searched += _evenly(list(cuts), _MOST_KNOWN)
+        parallel.first_alone(lambda: mine(searched, library, cuts))
     if not parts or arguments.share < 1:
-        composites = Composites(library, photos, size, arguments.seed)
+        composites = Composites(library, single, size, arguments.seed)
         parts.append((1 - arguments.share if parts else 1.0, composites))
     config = TrainConfig(
         model=arguments.model,
@@ -166,7 +203,7 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
     )
     evaluate: Evaluate | None = None
     if arguments.evaluate_every and parallel.rank() == 0:
-        held_out = Composites(library, photos, size, arguments.seed, held_out=True)
+        held_out = Composites(library, single, size, arguments.seed, held_out=True)
         pairs = [held_out.pair(i) for i in range(_SCENES)]
         clips = [clip(held_out, i) for i in range(_CLIPS)]
         evaluate = evaluator(model_config(arguments.model), pairs, clips, device)

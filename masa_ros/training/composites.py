@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from masa_ros.errors import SourceError
 from masa_ros.training.cutouts import Scene, cut, is_held_out, read_library, read_rgb
-from masa_ros.training.views import Seen, ViewPair, affine, pack, photometric
+from masa_ros.training.views import Known, Seen, ViewPair, affine, pack, photometric
 
 Array = NDArray[Any]
 
@@ -114,7 +114,7 @@ class Composites:
         rng = np.random.default_rng((self.seed, index))
         real = rng.random() < 0.15
         views = self._real(rng) if real else self._composite(rng)
-        return pack(views)
+        return pack(views, generated=not real)
 
     def _piece(self, rng: np.random.Generator, low: float, high: float) -> Array:
         """Cut a piece out of a random photograph, any size."""
@@ -416,7 +416,8 @@ def _visible(ids: Array, whole: dict[int, int]) -> list[int]:
 def _seen(image: Array, id_map: Array, shown: list[int], ignore: Array) -> Seen:
     """Make a view of a map of object numbers, of which some are shown."""
     masks = id_map[None] == np.array(shown, np.uint8).reshape(-1, 1, 1)
-    return Seen(image, masks, np.array(shown, np.int64), ignore)
+    kinds = np.full(len(shown), Known.MASK, np.uint8)
+    return Seen(image, masks, np.array(shown, np.int64), ignore, kinds)
 
 
 def _draw(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
@@ -193,8 +195,29 @@ def from_photo(path: Path) -> Scene | None:
     return None if mask is None else Scene(image, mask, path.stem)
 
 
-def mine(photos: list[Path], library: Path) -> Path:
+Cut = Callable[[int, int], MaskArray]
+"""What gives the mask of an object at the size (height, width) its photograph is read at."""
+
+
+def _from_mask(path: Path, known: Cut) -> Scene | None:
+    """Return the known object of one photograph."""
+    image = read_rgb(path)
+    if image is None:
+        return None
+    mask = known(*image.shape[:2])
+    return Scene(image, mask, path.stem) if mask.any() else None
+
+
+def mine(
+    photos: list[Path], library: Path, known: Mapping[Path, Cut] = MappingProxyType({})
+) -> Path:
     """Fill a library folder from photographs; a finished one is used as it is.
+
+    Parameters
+    ----------
+    photos: to search.
+    library: the folder.
+    known: gives the one whole object of a photograph where it need not be searched.
 
     Returns
     -------
@@ -216,7 +239,7 @@ def mine(photos: list[Path], library: Path) -> Path:
     library.mkdir(parents=True, exist_ok=True)
     scenes = []
     for number, path in enumerate(tqdm(photos, desc='looking for whole objects', unit='image')):
-        scene = from_photo(path)
+        scene = _from_mask(path, known[path]) if path in known else from_photo(path)
         if scene is None:
             continue
         name = f'{number:06d}-{scene.source}'  # the same stem may be in several folders

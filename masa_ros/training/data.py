@@ -14,7 +14,11 @@ import numpy as np
 from masa_ros.errors import SourceError
 from masa_ros.training.cutouts import read_image, shrunk
 from masa_ros.training.proposals import Entry
-from masa_ros.training.views import Labelled, ViewConfig, ViewPair, make_pair
+from masa_ros.training.views import Known, Labelled, Twice, ViewConfig, ViewPair, make_pair
+
+_FRAME_WEIGHT = 0.25  # of a photograph's
+_SAME_FRAME = 0.3  # of the scenes of a recording are one frame seen twice
+_LATEST = 12  # frames between the two others
 
 
 class Scenes(Protocol):
@@ -61,24 +65,53 @@ class Photographs:
         seed: int = 0,
         plain_after: float = math.inf,
     ) -> None:
-        self.entries = [entry for entry in entries if entry.masks]
-        if not self.entries:
+        # Where the rest is background, a photograph without an object is worth as much.
+        self.entries = [
+            entry
+            for entry in entries
+            if exhaustive or any(kind != Known.DOUBTFUL for kind in entry.kinds)
+        ]
+        if not any(entry.shapes for entry in self.entries):
             raise SourceError(f'none of the {len(entries)} images to learn from has a proposal')
         self.config, self.exhaustive, self.seed = config, exhaustive, seed
         self.plain_after, self._plain = plain_after, dataclasses.replace(config, mixup=0.0)
         self.left_out: dict[str, str] = {}
         self._photographs = len({entry.path for entry in self.entries})
 
+    @property
+    def weight(self) -> float:
+        """Return how much they count beside others: frames of a recording are much alike."""
+        return sum(_FRAME_WEIGHT if entry.linked else 1.0 for entry in self.entries)
+
     def pair(self, index: int) -> ViewPair:
         """Make the views of scene number ``index``."""
         rng = np.random.default_rng((self.seed, 1, index))
-        scenes: list[Labelled] = []
+        scenes: list[Twice] = []
         while len(scenes) < 2:
-            scene = self._read(self.entries[int(rng.integers(len(self.entries)))])
-            if scene is not None:
-                scenes.append(scene)
+            number = int(rng.integers(len(self.entries)))
+            scene = self._read(self.entries[number])
+            if scene is None:
+                continue
+            later = self._later(number, rng)
+            second = (None if later is None else self._read(later)) or scene
+            ids = np.union1d(scene.ids, second.ids)  # tracks are numbered over all recordings
+            twice = (s._replace(ids=np.searchsorted(ids, s.ids)) for s in (scene, second))
+            first, other = twice
+            scenes.append((first, other))
         config = self.config if index < self.plain_after else self._plain
         return make_pair(scenes, config, rng)
+
+    def _later(self, number: int, rng: np.random.Generator) -> Entry | None:
+        """Return another frame of a recording, now and then; the entries are in its order."""
+        entry = self.entries[number]
+        if not entry.linked or rng.random() < _SAME_FRAME:
+            return None
+        other = number + int(rng.integers(1, _LATEST + 1)) * int(rng.choice((-1, 1)))
+        if not 0 <= other < len(self.entries):
+            return None
+        later = self.entries[other]
+        same = later.path.parent == entry.path.parent and later.linked
+        return later if same else None
 
     def _read(self, entry: Entry) -> Labelled | None:
         """Return a photograph with its masks; None when it is left out."""
@@ -90,7 +123,11 @@ class Photographs:
         if image is not None:
             try:
                 masks = entry.decode(image.shape[0], image.shape[1])
-                return Labelled(image, masks, self.exhaustive)
+                kinds = np.array(entry.kinds, np.uint8)
+                ids = np.array(entry.tracks, np.int64)
+                if not entry.linked:
+                    ids = np.arange(len(ids))
+                return Labelled(image, masks, self.exhaustive, kinds, ids)
             except ValueError as error:
                 problem = str(error)
         self.left_out[str(entry.path)] = problem

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.engines.prepare import EngineConfig
 from masa_ros.evaluation.metrics import evaluate
 from masa_ros.evaluation.recall import Found
@@ -37,7 +38,12 @@ Clip = list[tuple[Frame, TrackedFrame]]
 def hundred_best(**options: Any) -> DetectorConfig:
     """Return options of a detector that gives its hundred best finds, however poor."""
     return DetectorConfig(
-        score_threshold=0.0, nms_iou=0.7, mask_share=1.0, max_instances=100, **options
+        score_threshold=0.0,
+        nms_iou=0.7,
+        mask_share=1.0,
+        mask_iou=1.0,
+        max_instances=100,
+        **options,
     )
 
 

@@ -26,17 +26,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from masa_ros.detectors.masa import normalise
 from masa_ros.errors import ConfigError, MasaError, WeightsError
 from masa_ros.models import checkpoints
-from masa_ros.models.configs import SamConfig
+from masa_ros.models.configs import NetworkConfig, SamConfig
 from masa_ros.models.devices import choose_device
 from masa_ros.models.network import MasaNetwork
+from masa_ros.models.preprocess import normalise
 from masa_ros.models.zoo import model_config
 from masa_ros.training import parallel
 from masa_ros.training.data import Scenes
-from masa_ros.training.losses import LossConfig, Target, objective
-from masa_ros.training.views import ViewPair
+from masa_ros.training.losses import objective
+from masa_ros.training.targets import LossConfig, Target
+from masa_ros.training.views import Known, ViewPair
 
 Evaluate = Callable[[MasaNetwork], dict[str, float]]
 """Figures of the averaged network, by name."""
@@ -60,7 +61,8 @@ class TrainConfig:
     clip: largest norm of the gradient.
     ema: decay of the averaged weights, which are the ones that are saved.
     freeze: parts of the network that keep their weights: any of 'backbone', 'masks', 'pyramid',
-        'fusion', 'proposals', 'boxes', 'embed'. None: backbone and masks of SAM, as in the paper.
+        'fusion', 'proposals', 'proposals.known', 'boxes', 'embed'. None: backbone and masks of
+        SAM, as in the paper; backbone and the known part of one-stage proposals.
     heads_after: share of the run after which only the embedding head learns, 1: never. The
         released SAM models were finished so.
     device: 'auto', 'cpu', 'cuda'.
@@ -135,18 +137,24 @@ class _Endless(Dataset[Drawn | MasaError]):
 def to_batch(drawn: Sequence[Drawn]) -> tuple[Tensor, list[Target]]:
     """First views of all scenes, then their second views, as ``losses.objective`` takes them."""
     images = torch.cat([torch.stack([d.pair.images[view] for d in drawn]) for view in (0, 1)])
-    targets = [
-        Target(
-            d.pair.boxes[view],
-            d.pair.masks[view],
-            d.pair.ids[view],
-            d.pair.ignore[view],
-            2 * d.number + view,
-        )
-        for view in (0, 1)
-        for d in drawn
-    ]
+    targets = [_target(d.pair, view, 2 * d.number + view) for view in (0, 1) for d in drawn]
     return images, targets
+
+
+def _target(pair: ViewPair, view: int, number: int) -> Target:
+    """Return what is known of one view."""
+    boxes, kinds = pair.boxes[view], pair.kinds[view]
+    sure = kinds != Known.DOUBTFUL
+    return Target(
+        boxes[sure],
+        pair.masks[view][sure],
+        pair.ids[view][sure],
+        pair.ignore[view],
+        kinds[sure] == Known.MASK,
+        boxes[~sure],
+        number,
+        pair.generated,
+    )
 
 
 def _same(drawn: list[Drawn | MasaError]) -> list[Drawn | MasaError]:
@@ -167,6 +175,13 @@ def _average(average: MasaNetwork, network: MasaNetwork, decay: float) -> None:
             mean.copy_(value)
 
 
+def _published(network: NetworkConfig) -> tuple[str, ...]:
+    """Name the parts that others trained on more than anybody trains here."""
+    if isinstance(network.backbone, SamConfig):
+        return ('backbone', 'masks')
+    return ('backbone', 'proposals.known') if network.dense is not None else ()
+
+
 class _State:
     """What a run goes on with: networks, optimiser, how far it is."""
 
@@ -183,11 +198,13 @@ class _State:
             parallel.share_batch_norm(self.network)
         frozen = config.freeze
         if frozen is None:
-            frozen = ('backbone', 'masks') if isinstance(model.network.backbone, SamConfig) else ()
+            frozen = _published(model.network)
         for name in frozen:
-            part = getattr(self.network, name, None)
-            if part is None:
-                raise ConfigError(f"freeze: {config.model} has no part '{name}'")
+            try:
+                part = self.network.get_submodule(name)
+            except AttributeError:
+                text = f"freeze: {config.model} has no part '{name}'"
+                raise ConfigError(text) from None
             part.requires_grad_(False).eval()
         self.frozen = frozen
         learning = [p for p in self.network.parameters() if p.requires_grad]

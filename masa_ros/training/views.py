@@ -10,6 +10,7 @@ in the other.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,8 @@ class ViewPair(NamedTuple):
     masks: per view (N, H, W) bool, visible pixels.
     ids: per view (N,) int64, the same number is the same object.
     ignore: per view (H, W) bool, nothing is known about these pixels.
+    kinds: per view (N,) uint8 of ``Known``: where a mask is not known its box is filled.
+    generated: the scene is put together of pieces.
 
     """
 
@@ -42,6 +45,16 @@ class ViewPair(NamedTuple):
     masks: tuple[Tensor, Tensor]
     ids: tuple[Tensor, Tensor]
     ignore: tuple[Tensor, Tensor]
+    kinds: tuple[Tensor, Tensor]
+    generated: bool = False
+
+
+class Known(enum.IntEnum):
+    """What is known of an instance: its mask, only its box, or not even that it is one."""
+
+    MASK = 0
+    BOX = 1
+    DOUBTFUL = 2
 
 
 class Labelled(NamedTuple):
@@ -52,12 +65,16 @@ class Labelled(NamedTuple):
     image: (H, W, 3) uint8 RGB.
     masks: (N, H, W) bool; they may overlap.
     exhaustive: everything that is an object is among them, so that the rest is background.
+    kinds: (N,) uint8 of ``Known``.
+    ids: (N,) int64 from 0, of the objects; the same in two photographs that show the same.
 
     """
 
     image: Array
     masks: Array
     exhaustive: bool
+    kinds: Array
+    ids: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,25 +107,28 @@ class ViewConfig:
 
 
 class Seen(NamedTuple):
-    """One view: image, masks (N, H, W) bool, their ids, unknown pixels."""
+    """One view: image, masks (N, H, W) bool, ids, unknown pixels, kinds (N,) of ``Known``."""
 
     image: Array
     masks: Array
     ids: Array
     ignore: Array
+    kinds: Array
 
 
-def make_pair(
-    scenes: Sequence[Labelled], config: ViewConfig, rng: np.random.Generator
-) -> ViewPair:
-    """Make two views of the first photograph, or of both blended."""
+Twice = tuple[Labelled, Labelled]
+"""What is in the first view and in the second: a photograph, or two that show the same objects."""
+
+
+def make_pair(scenes: Sequence[Twice], config: ViewConfig, rng: np.random.Generator) -> ViewPair:
+    """Make two views of the first scene, or of both blended."""
     scenes = scenes[:2] if rng.random() < config.mixup else scenes[:1]
     views = []
-    for _ in range(2):
+    for view in range(2):
         parts, first = [], 1
         for scene in scenes:
-            parts.append(_view(scene, first, config, rng))
-            first += len(scene.masks)
+            parts.append(_view(scene[view], first, config, rng))
+            first += max(int(part.ids.max(initial=-1)) + 1 for part in scene)
         views.append(photometric_view(_blend(parts), config, rng))
     return pack(views)
 
@@ -118,7 +138,7 @@ def photometric_view(view: Seen, config: ViewConfig, rng: np.random.Generator) -
     chosen = rng.permutation(len(view.ids))[: config.instances]
     chosen.sort()
     image = photometric(view.image, rng)
-    return Seen(image, view.masks[chosen], view.ids[chosen], view.ignore)
+    return Seen(image, view.masks[chosen], view.ids[chosen], view.ignore, view.kinds[chosen])
 
 
 def _view(scene: Labelled, first: int, config: ViewConfig, rng: np.random.Generator) -> Seen:
@@ -128,6 +148,8 @@ def _view(scene: Labelled, first: int, config: ViewConfig, rng: np.random.Genera
     low, high = np.log(config.scale)
     scale = fit * float(np.exp(rng.uniform(low, high)))
     turn, shear = (float(np.deg2rad(rng.uniform(-x, x))) for x in (config.rotation, config.shear))
+    if (scene.kinds != Known.MASK).any():  # a box that is turned is no box
+        turn = shear = 0.0
     linear = affine(scale, turn, shear)
     if rng.random() < 0.5:
         linear = linear @ np.diag([-1.0, 1.0])
@@ -145,24 +167,23 @@ def _view(scene: Labelled, first: int, config: ViewConfig, rng: np.random.Genera
     known = cv2.warpAffine(
         np.ones((rows, columns), np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST
     )
-    masks, ids = [], []
-    covered = np.zeros((height, width), bool)
+    masks, chosen = [], []
     grown = abs(float(np.linalg.det(linear)))
-    for number, mask in enumerate(scene.masks, first):
+    for number, mask in enumerate(scene.masks):
         seen = cv2.warpAffine(
             mask.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST
         ).astype(bool)
-        covered |= seen
         area = seen.sum()
         if area >= config.smallest and area >= config.visible * mask.sum() * grown:
             masks.append(seen)
-            ids.append(number)
+            chosen.append(number)
     shown = np.array(masks).reshape(-1, height, width)
     if scene.exhaustive:
         ignore = np.zeros((height, width), bool)
     else:
         ignore = (known > 0) & ~shown.any(0) if len(shown) else known > 0
-    return Seen(image, shown.astype(bool), np.array(ids, np.int64), ignore)
+    index = np.array(chosen, np.intp)
+    return Seen(image, shown.astype(bool), scene.ids[index] + first, ignore, scene.kinds[index])
 
 
 def _blend(parts: Sequence[Seen]) -> Seen:
@@ -172,7 +193,8 @@ def _blend(parts: Sequence[Seen]) -> Seen:
     a, b = parts
     image = cv2.addWeighted(a.image, 0.5, b.image, 0.5, 0)
     masks, ids = np.concatenate((a.masks, b.masks)), np.concatenate((a.ids, b.ids))
-    return Seen(image, masks, ids, (a.ignore | b.ignore) & ~masks.any(0))
+    kinds = np.concatenate((a.kinds, b.kinds))
+    return Seen(image, masks, ids, (a.ignore | b.ignore) & ~masks.any(0), kinds)
 
 
 def affine(scale: float, angle: float, shear: float = 0.0) -> NDArray[np.float64]:
@@ -207,8 +229,8 @@ def photometric(image: Array, rng: np.random.Generator) -> Array:
     return image
 
 
-def pack(views: Sequence[Seen]) -> ViewPair:
-    """Make a pair of two views."""
+def pack(views: Sequence[Seen], generated: bool = False) -> ViewPair:
+    """Make a pair of two views, of a generated scene or of a photograph."""
     boxes = []
     for view in views:
         tight = np.zeros((len(view.masks), 4), np.float32)
@@ -223,4 +245,6 @@ def pack(views: Sequence[Seen]) -> ViewPair:
         (torch.from_numpy(views[0].masks), torch.from_numpy(views[1].masks)),
         (torch.from_numpy(views[0].ids), torch.from_numpy(views[1].ids)),
         (torch.from_numpy(views[0].ignore), torch.from_numpy(views[1].ignore)),
+        (torch.from_numpy(views[0].kinds), torch.from_numpy(views[1].kinds)),
+        generated,
     )

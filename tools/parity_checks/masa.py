@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masa_ros.detectors.masa import DetectorConfig, MasaDetector
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.models import masks
 from masa_ros.models.configs import SamConfig
 from masa_ros.models.heads import select_proposals
@@ -173,7 +174,7 @@ def _compare_image(
         # apart, which a thin box feels. Where that was looked into (masa_gdino, a box 4 pixels
         # wide) the scores were 4e-6 and 7e-6 on either side of a run in float64.
         for what, proposals, limit in (('', stored, 1e-5), (' of own proposals', own, 2e-5)):
-            found, scores = detector.select(encoded, proposals)
+            found, scores, _ = detector.select(detector.look(encoded, proposals))
             report.boxes(
                 f'{label}{key}{what}',
                 (found / scale).numpy(),

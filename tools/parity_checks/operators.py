@@ -11,12 +11,12 @@ import torch
 import torchvision
 from torch import Tensor
 
-from masa_ros.detectors.masa import fitted_size, normalise, resize
 from masa_ros.models import official
 from masa_ros.models.configs import NetworkConfig, SamConfig, SwinConfig
 from masa_ros.models.fusion import DynamicFusion
 from masa_ros.models.heads import clip_boxes, decode_boxes, encode_boxes
 from masa_ros.models.network import MasaNetwork
+from masa_ros.models.preprocess import fitted_size, normalise, resize
 from masa_ros.models.sampling import ModulatedDeformConv, RoIAlign, roi_levels
 from masa_ros.models.swin import Swin
 from masa_ros.models.zoo import model_config

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,13 +148,14 @@ class MasaSession:
         tracker.config = self.method.config.tracker  # type: ignore[assignment]
         self._follow_size(frame.shape)
         described, probe = given if given is not None else encoded.found, None
+        names: Mapping[int, str] = MappingProxyType({})
         if described is not None:
             # Whoever finds the objects decides what there is: nothing is added to them.
             found = detector.describe(encoded.image, described)
         else:
             found = detector.find(encoded.image)
-            probe = functools.partial(detector.probe, encoded.image)
-        return [Result(frame, tracker.update(found, frame.stamp_ns, probe))]
+            probe, names = functools.partial(detector.probe, encoded.image), detector.class_names
+        return [Result(frame, tracker.update(found, frame.stamp_ns, probe), names)]
 
     def _follow_size(self, shape: tuple[int, int]) -> None:
         """Bring the tracks to the size of the image: most cameras keep the view and scale it."""

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any
 
 from masa_ros.detectors import DETECTORS
-from masa_ros.detectors.masa import DetectorConfig
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.engines.prepare import EngineConfig
 from masa_ros.options import Variant, group, option, variants
 from masa_ros.tracking import ASSOCIATIONS, AnyConfig

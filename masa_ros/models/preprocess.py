@@ -1,0 +1,50 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""From an image to what a network reads."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from masa_ros.models.upload import to_device
+
+# ImageNet statistics of 0..255 RGB, as in the released models.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+def fitted_size(height: int, width: int, long_side: int, short_side: int) -> tuple[int, int]:
+    """(rows, columns) of an image scaled to fit both sides, its proportions kept."""
+    scale = min(long_side / max(height, width), short_side / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize(
+    image: NDArray[np.uint8], size: tuple[int, int], antialias: bool, device: str
+) -> Tensor:
+    """Bilinear (h, w, 3) -> (1, 3, *size) on the device.
+
+    Official models were trained on what OpenCV makes of floats, without antialias; on a CPU they
+    get exactly that. torch rounds the positions otherwise, by some 1e-5 pixels.
+    """
+    rows, columns = size
+    if device == 'cpu' and not antialias:
+        pixels = cv2.resize(image.astype(np.float32), (columns, rows))
+        return torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    tensor = to_device(image, device).permute(2, 0, 1)[None]
+    if tensor.is_cuda:
+        tensor = tensor.float()  # bytes are resized as they are only on a CPU
+    return F.interpolate(tensor, size, mode='bilinear', align_corners=False, antialias=antialias)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """RGB 0..255 (B, 3, H, W), any dtype -> float32 network input, channels last."""
+    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
+    normalised = (images.float() - mean) / std
+    return normalised.contiguous(memory_format=torch.channels_last)
