@@ -347,9 +347,9 @@ class MasaDetector:
         tensors = encoded.tensors
         boxes = clip_boxes(tensors['candidates'][0], encoded.view.rows, encoded.view.columns)
         scores = tensors['logits'][0].sigmoid()
-        best, labels = tensors['classes'][0].sigmoid().max(1)
+        best, labels = tensors['classes'][0].max(1)
         limit = chosen(self.model.class_threshold, self.config.class_threshold)
-        named = (best >= limit) & self.config.classes
+        named = (best.sigmoid() >= limit) & self.config.classes
         return Seen(boxes, scores, torch.where(named, labels, -1))
 
     def look(self, encoded: Encoded, asked: Tensor) -> Seen:

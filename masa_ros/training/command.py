@@ -172,10 +172,11 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
         parts.append((arguments.share, Mixture(photographs, arguments.seed + 1)))
     library = arguments.output / 'cutouts'
     # Frames of recordings show the same things again.
-    single = [p for p in photos if not (p.resolve() in known and known[p.resolve()].linked)]
+    about = {photo: known.get(photo.resolve()) for photo in photos}
+    single = [p for p in photos if not ((entry := about[p]) and entry.linked)]
     if not parts or arguments.share < 1 or arguments.evaluate_every:
-        whole = {p: known[p.resolve()].only_mask for p in single if p.resolve() in known}
-        cuts = {path: cut for path, cut in whole.items() if cut is not None}
+        whole = ((p, entry.only_mask) for p in single if (entry := about[p]))
+        cuts = {path: cut for path, cut in whole if cut is not None}
         # Thousands of one kind would drown the others; searching takes half a second each.
         searched = _evenly([p for p in single if p not in cuts], _MOST_SEARCHED)
         searched += _evenly(list(cuts), _MOST_KNOWN)

@@ -94,10 +94,7 @@ class Photographs:
                 continue
             later = self._later(number, rng)
             second = (None if later is None else self._read(later)) or scene
-            ids = np.union1d(scene.ids, second.ids)  # tracks are numbered over all recordings
-            twice = (s._replace(ids=np.searchsorted(ids, s.ids)) for s in (scene, second))
-            first, other = twice
-            scenes.append((first, other))
+            scenes.append(_numbered(scene, second))
         config = self.config if index < self.plain_after else self._plain
         return make_pair(scenes, config, rng)
 
@@ -137,6 +134,15 @@ class Photographs:
                 f'{problem}'
             )
         return None
+
+
+def _numbered(first: Labelled, second: Labelled) -> Twice:
+    """Give objects numbers from 0: those of tracks count over all recordings."""
+    ids = np.union1d(first.ids, second.ids)
+    return (
+        first._replace(ids=np.searchsorted(ids, first.ids)),
+        second._replace(ids=np.searchsorted(ids, second.ids)),
+    )
 
 
 class Mixture:

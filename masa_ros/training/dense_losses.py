@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor
 
 from masa_ros.models.dense import DenseHead, DenseMaps
-from masa_ros.models.heads import clip_boxes
+from masa_ros.models.heads import select_proposals
 from masa_ros.training import parallel
 from masa_ros.training.targets import LossConfig, Target
 
@@ -126,10 +126,9 @@ def dense_proposals(
     head: DenseHead, found: DenseMaps, shape: tuple[int, int], keep: int = 200
 ) -> list[Tensor]:
     """Boxes (N_i, 4) that are proposed of every image of ``shape``."""
-    seen, proposed = head.candidates(found, keep), []
-    for boxes, logits in zip(seen.boxes, seen.logits):
-        boxes = clip_boxes(boxes, *shape)
-        whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        boxes, logits = boxes[whole], logits[whole]
-        proposed.append(boxes[torchvision.ops.nms(boxes, logits, 0.7)[:keep]])
-    return proposed
+    seen = head.candidates(found, keep)
+    level = torch.zeros_like(seen.logits[0], dtype=torch.long)  # one suppression for all levels
+    return [
+        select_proposals(boxes, logits, level, shape, 0.7, keep)[0]
+        for boxes, logits in zip(seen.boxes, seen.logits)
+    ]

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from masa_ros.detectors.everything import EverythingConfig, EverythingDetector
 from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.errors import ConfigError, SourceError
 from masa_ros.evaluation.fields import key, listed, member, read_json, short, text, whole
 from masa_ros.masks import coco_rle, crop, pixels_from_coco
@@ -36,7 +37,7 @@ from masa_ros.types import Frame, Mask
 
 Image = NDArray[np.uint8]
 _A_FILE = 100  # images
-_SAME, _LINKED = 0.6, 0.4  # overlap (IoU) of boxes that mean one object, of it in the next frame
+SAME, _LINKED = 0.6, 0.4  # overlap (IoU) of boxes that mean one object, of it in the next frame
 
 
 class Entry(NamedTuple):
@@ -251,6 +252,21 @@ def by_sam(model: str, device: str) -> Propose:
     return segment
 
 
+def by_own_model(model: str, weights: str, device: str) -> Propose:
+    """Segment by a small model of ours that must agree with itself, see ``by_agreement``.
+
+    Raises
+    ------
+    ConfigError, WeightsError
+        When there is no such model, or its weights cannot be read.
+
+    """
+    config = DetectorConfig(
+        model, weights=weights, device=device, score_threshold=0.3, nms_iou=0.7
+    )
+    return by_agreement(MasaDetector.load(config))
+
+
 def by_agreement(
     detector: MasaDetector, sides: Sequence[int] = (384, 576), votes: int = 3
 ) -> Propose:
@@ -347,7 +363,7 @@ def with_known(folder: Path, find: Callable[[Image], list[Proposal]]) -> Locate:
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_NEAREST)
         known = Proposal.of(crop(pixels > 0), 1.0)
         boxes = np.array([p.box for p in found], np.float32).reshape(-1, 4)
-        others = ious(known.box[None], boxes)[0] < _SAME
+        others = ious(known.box[None], boxes)[0] < SAME
         return [known, *(p for p, other in zip(found, others) if other)]
 
     return locate

@@ -93,10 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _finder(arguments: argparse.Namespace, device: str) -> Any:
     """Return what finds proposals in an image."""
-    from masa_ros.detectors.masa import MasaDetector
-    from masa_ros.detectors.masa_options import DetectorConfig
     from masa_ros.errors import ConfigError
-    from masa_ros.training.proposals import by_agreement, by_sam
+    from masa_ros.training.proposals import by_own_model, by_sam
     from masa_ros.training.teachers import by_teachers
 
     if arguments.teacher:
@@ -106,11 +104,4 @@ def _finder(arguments: argparse.Namespace, device: str) -> Any:
         return by_teachers([(name, Path(path)) for name, _, path in pairs], device)
     if arguments.model not in ('masa_nano', 'masa_nano2'):
         return by_sam(arguments.model, device)
-    config = DetectorConfig(
-        arguments.model,
-        weights=arguments.weights,
-        device=device,
-        score_threshold=0.3,
-        nms_iou=0.7,
-    )
-    return by_agreement(MasaDetector.load(config))
+    return by_own_model(arguments.model, arguments.weights, device)

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from masa_ros.detectors.masa import MasaDetector
 from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.errors import ConfigError, WeightsError
+from masa_ros.models.coco import COCO_CLASSES
+from masa_ros.models.preprocess import MEAN, STD
 from masa_ros.tracking.geometry import areas, intersections, ious
-from masa_ros.training.proposals import Image, Proposal, by_agreement
+from masa_ros.training.proposals import SAME, Image, Proposal, by_own_model
 
 Boxes = NDArray[np.float32]
 
-_SAME = 0.6  # overlap (IoU) above which two teachers mean one object
 _WITHIN = 0.8  # share of a box in another from which it is a part of it
 _STUFF_SHARE, _STUFF_BORDERS = 0.03, 2  # of the image; of its four borders
 _MET = 0.3  # overlap (IoU) with what teachers of classes know that makes stuff an object after all
@@ -176,22 +177,22 @@ def yolox_nano(path: Path, sides: Sequence[int] = (416, 640)) -> Teach:
 def nanodet_plus(path: Path, side: int = 416) -> Teach:
     """Return NanoDet-Plus in ncnn's files."""
     net = NcnnNet(path)
-    mean = np.array((103.53, 116.28, 123.675), np.float32)
-    std = np.array((57.375, 57.12, 58.395), np.float32)
+    mean, std = (np.array(values[::-1], np.float32) for values in (MEAN, STD))  # BGR
+    count = len(COCO_CLASSES)
 
     def find(image: Image) -> Taught:
         height, width = image.shape[:2]
         resized = cv2.resize(image, (side, side))[:, :, ::-1].astype(np.float32)
         out = net('data', ((resized - mean) / std).transpose(2, 0, 1))
         cells = _cells(side, side, (8, 16, 32, 64))
-        share = np.exp(out[:, 80:].reshape(len(out), 4, -1))
+        share = np.exp(out[:, count:].reshape(len(out), 4, -1))
         share /= share.sum(2, keepdims=True)
         edges = share @ np.arange(share.shape[2], dtype=np.float32) * cells[:, 2:]
         centre = cells[:, :2] * cells[:, 2:]
         boxes = np.hstack((centre - edges[:, :2], centre + edges[:, 2:]))
         scale = np.array((width, height, width, height), np.float32) / side
         boxes = (boxes * scale).astype(np.float32)
-        return Taught(boxes, out[:, :80].max(1), out[:, :80].argmax(1))
+        return Taught(boxes, out[:, :count].max(1), out[:, :count].argmax(1))
 
     return find
 
@@ -231,10 +232,7 @@ def by_teachers(
     teachers, own = [], None
     for name, path in files:
         if name == 'masa_nano2':
-            config = DetectorConfig(
-                name, weights=str(path), device=device, score_threshold=0.3, nms_iou=0.7
-            )
-            own = by_agreement(MasaDetector.load(config))
+            own = by_own_model(name, str(path), device)
         elif name in KINDS:
             teachers.append(KINDS[name](path, device))
         else:
@@ -265,11 +263,11 @@ def by_teachers(
                 within = (intersections(box, known.boxes)[0] / areas(box)).max(initial=0)
                 borders = _borders(proposal.box, width, height)
                 large = areas(box)[0] > _STUFF_SHARE * width * height
-                if met >= _SAME or (borders >= _STUFF_BORDERS and large and met < _MET):
+                if met >= SAME or (borders >= _STUFF_BORDERS and large and met < _MET):
                     continue
                 free = not borders and within < _WITHIN and proposal.score >= _OWN_SURE
                 found.append(proposal._replace(mask=None, doubtful=not free))
-        others = ious(unsure.boxes, known.boxes).max(axis=1, initial=0) < _SAME
+        others = ious(unsure.boxes, known.boxes).max(axis=1, initial=0) < SAME
         found += [Proposal(b, None, float(s), True) for b, s, _ in zip(*unsure.some(others))]
         return found
 
@@ -282,7 +280,7 @@ _NOTHING = Taught(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zero
 def _best(taught: Taught) -> Taught:
     """Keep the best of the boxes that mean one object, best first."""
     boxes, scores = (torch.from_numpy(values) for values in taught[:2])
-    return taught.some(torchvision.ops.nms(boxes, scores, _SAME).numpy())
+    return taught.some(torchvision.ops.nms(boxes, scores, SAME).numpy())
 
 
 def _halves(taught: Taught) -> NDArray[np.bool_]:
