@@ -25,7 +25,7 @@ from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import model_config
 from masa_ros.streams.stream import Stream
 from masa_ros.tracking.geometry import ious
-from masa_ros.training.dense_losses import assign, dense_loss
+from masa_ros.training.dense_losses import assign, dense_loss, keep_loss
 from masa_ros.training.mask_losses import outline_loss
 from masa_ros.training.targets import LossConfig, Rois, Target
 from masa_ros.types import Frame, Instances
@@ -293,22 +293,43 @@ def test_doubtful_boxes_teach_nothing(head):
     assert torch.cat([x.grad.flatten() for x in seen.objects])[inside].gt(0).all()
 
 
-def test_generated_scenes_teach_nothing_of_proposals(head):
+def test_generated_scenes_count_less(head):
     boxes = [(8, 8, 40, 48)]
     real = target(boxes)
+    made = real._replace(generated=True)
+    nothing = LossConfig(generated=0.0)
     for maps_of in ([(16, 0, 60, 30)], []):
         found = exact(head, maps_of)
-        losses = dense_loss(head, found, [real._replace(generated=True)], LossConfig())
+        losses = dense_loss(head, found, [made], nothing)
         assert [float(loss.detach()) for loss in losses.values()] == [0, 0, 0]
         sum(losses.values()).backward()
         every = (*found.objects, *found.distances)
         assert not any(x.grad.any() for x in every if x.grad is not None)
-    # Beside a photograph it changes nothing.
-    pair = DenseMaps(*([torch.cat((x, x)) for x in kind] for kind in exact(head, boxes)))
-    alone = dense_loss(head, exact(head, boxes), [real], LossConfig())
-    both = dense_loss(head, pair, [real, real._replace(generated=True)], LossConfig())
-    for name, loss in alone.items():
-        torch.testing.assert_close(both[name], loss)
+    # Of a photograph and a scene alike, each for itself and both together.
+    wrong = exact(head, [(12, 4, 44, 44)])
+    pair = DenseMaps(*([torch.cat(x) for x in zip(*kinds)] for kinds in zip(wrong, wrong)))
+    alone = dense_loss(head, wrong, [real], LossConfig())
+    for share in (0.0, 0.25, 1.0):
+        both = dense_loss(head, pair, [real, made], LossConfig(generated=share))
+        for name, loss in alone.items():
+            torch.testing.assert_close(both[name], loss)
+    fine = exact(head, boxes)
+    pair = DenseMaps(*([torch.cat(x) for x in zip(*kinds)] for kinds in zip(fine, wrong)))
+    errors = [
+        float(dense_loss(head, pair, [real, made], LossConfig(generated=share))['box'].detach())
+        for share in (0.0, 0.25, 1.0)
+    ]
+    assert errors[0] < 1e-3 < errors[1] < errors[2] < float(alone['box'].detach())
+
+
+def test_classes_are_kept(head):
+    said = DenseMaps(*([x.detach() for x in kind] for kind in head(maps())))
+    assert keep_loss(said, said) == 0
+    changed = said._replace(classes=[(x + 1).requires_grad_() for x in said.classes])
+    loss = keep_loss(changed, said)
+    assert loss > 0
+    loss.backward()
+    assert all((x.grad > 0).all() for x in changed.classes)
 
 
 def test_a_square_is_learned():

@@ -118,6 +118,8 @@ class DenseHead(nn.Module):
             classes, distances = output.split((self.classes, 4 * self.bins), 1)
             x = adapter(hidden)
             best = classes.topk(_HINTS, dim=1).values
+            if self.training:  # what is an object at all must not bend what its kind is
+                best = best.detach()
             # Logits of some tens would drown what the convolution says.
             added = self.object(torch.cat((x, best * 0.25), 1))
             found.objects.append(best[:, :1] + added * (1.0 if self.training else self.mix))

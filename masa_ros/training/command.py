@@ -65,7 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         nargs='*',
         metavar='PART',
         help='parts that do not learn: backbone, pyramid, fusion, proposals, proposals.known, '
-        'boxes, embed, masks',
+        'boxes, embed, masks, or parts of these, such as backbone.stem',
+    )
+    parser.add_argument(
+        '--gentle', nargs='*', metavar='PART', help='parts that learn at a tenth of the rate'
     )
     parser.add_argument(
         '--heads-after',
@@ -192,6 +195,7 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
         precision=arguments.precision,
         learning_rate=arguments.learning_rate,
         freeze=None if arguments.freeze is None else tuple(arguments.freeze),
+        gentle=None if arguments.gentle is None else tuple(arguments.gentle),
         heads_after=arguments.heads_after,
         steps=arguments.steps,
         minutes=arguments.minutes,

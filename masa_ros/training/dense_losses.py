@@ -33,28 +33,27 @@ def dense_loss(
     object from further off, lest an object is found many times; but not those that mean a
     doubtful one.
 
-    Generated scenes teach nothing here: what is pasted stands out in ways that nothing else does,
-    and the known part of the head, which has learned from photographs, ranks worse after them.
+    Generated scenes count little: what is pasted stands out in ways that nothing else does, and
+    the known part of the head, which has learned from photographs, ranks worse after many of them.
     """
     sizes = [(x.shape[2], x.shape[3]) for x in found.objects]
     points, strides = head.positions(sizes, found.objects[0].device)
     logits, distances = _flat(found.objects)[..., 0], _flat(found.distances)
     boxes = head.decode(points, strides, distances)
     zero = logits.sum() * 0
-    scores, fits, edges, positives = [zero], [zero], [zero], 0
+    scores, fits, edges, positives = [zero], [zero], [zero], 0.0
     for logit, box, distance, target in zip(logits, boxes, distances, targets):
-        if target.generated:
-            continue
+        share = config.generated if target.generated else 1.0
         wanted, index, learns = assign(points, box.detach(), target)
         known = (wanted > 0) | ~target.unknown(box.detach(), config.ignore_share)
         error = (wanted - logit.sigmoid()).abs().detach()
         entropy = F.binary_cross_entropy_with_logits(logit, wanted, reduction='none')
-        scores.append((entropy * error**2)[known].sum())
+        scores.append((entropy * error**2)[known].sum() * share)
         chosen = learns.nonzero()[:, 0]
-        positives += len(chosen)
+        positives += len(chosen) * share
         if not len(chosen):
             continue
-        truth, weight = target.boxes[index[chosen]], wanted[chosen]
+        truth, weight = target.boxes[index[chosen]], wanted[chosen] * share
         fit = torchvision.ops.generalized_box_iou_loss(box[chosen], truth, reduction='none')
         fits.append((fit * weight).sum())
         off = torch.cat((points[chosen] - truth[:, :2], truth[:, 2:] - points[chosen]), 1)
@@ -67,6 +66,23 @@ def dense_loss(
         'box': config.box * torch.stack(fits).sum() / count,
         'distance': config.distance * torch.stack(edges).sum() / count,
     }
+
+
+def keep_loss(found: DenseMaps, said: DenseMaps) -> Tensor:
+    """Quality focal loss of the classes (Li et al. 2020, eq. 1) towards those of another network.
+
+    Parameters
+    ----------
+    found: what the network that learns says.
+    said: what it is to say, of the same images.
+
+    """
+    logits, wanted = _flat(found.classes), _flat(said.classes).sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction='none')
+    error = (wanted - logits.sigmoid()).detach()
+    # As many as there are positions that see something.
+    count = parallel.total(float(wanted.amax(-1).sum()), logits.device)
+    return (entropy * error**2).sum() / max(count, 1.0)
 
 
 def _between(steps: Tensor, wanted: Tensor) -> Tensor:

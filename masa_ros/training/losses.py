@@ -25,7 +25,7 @@ from masa_ros.models.heads import (
 )
 from masa_ros.models.network import MasaNetwork
 from masa_ros.training import parallel
-from masa_ros.training.dense_losses import dense_loss, dense_proposals
+from masa_ros.training.dense_losses import dense_loss, dense_proposals, keep_loss
 from masa_ros.training.mask_losses import mask_loss, outline_loss
 from masa_ros.training.targets import LossConfig, Rois, Target, match, pick
 
@@ -230,7 +230,11 @@ def released_margin_loss(cosines: Tensor, positive: Tensor) -> Tensor:
 
 
 def objective(
-    network: MasaNetwork, images: Tensor, targets: list[Target], config: LossConfig
+    network: MasaNetwork,
+    images: Tensor,
+    targets: list[Target],
+    config: LossConfig,
+    guide: MasaNetwork | None = None,
 ) -> dict[str, Tensor]:
     """All losses of a batch whose second half holds the second views of the first half.
 
@@ -238,6 +242,7 @@ def objective(
     ----------
     images: (2B, 3, H, W) normalised.
     targets: 2B; ``ids`` are compared between image i and image i + B only.
+    guide: a network with one-stage proposals whose classes this one is to keep.
 
     Returns
     -------
@@ -250,6 +255,10 @@ def objective(
         found = head(features.maps)
         losses = dense_loss(head, found, targets, config)
         proposed = dense_proposals(head, found, shape)
+        if guide is not None:
+            with torch.no_grad():
+                said = guide.proposals(guide.backbone(images).maps)
+            losses['keep'] = config.keep * keep_loss(found, said)
     else:
         logits, deltas = head(features.levels)
         losses = proposal_loss(head, logits, deltas, targets, config)

@@ -8,7 +8,7 @@ The same on one CPU, one GPU, or in several processes that torchrun starts: see 
 from __future__ import annotations
 
 import contextlib
-import csv
+import copy
 import dataclasses
 import json
 import math
@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -35,6 +35,7 @@ from masa_ros.models.preprocess import normalise
 from masa_ros.models.zoo import model_config
 from masa_ros.training import parallel
 from masa_ros.training.data import Scenes
+from masa_ros.training.figures import Figures
 from masa_ros.training.losses import objective
 from masa_ros.training.targets import LossConfig, Target
 from masa_ros.training.views import Known, ViewPair
@@ -61,8 +62,11 @@ class TrainConfig:
     clip: largest norm of the gradient.
     ema: decay of the averaged weights, which are the ones that are saved.
     freeze: parts of the network that keep their weights: any of 'backbone', 'masks', 'pyramid',
-        'fusion', 'proposals', 'proposals.known', 'boxes', 'embed'. None: backbone and masks of
-        SAM, as in the paper; backbone and the known part of one-stage proposals.
+        'fusion', 'proposals', 'proposals.known', 'boxes', 'embed', or a part of one. None:
+        backbone and masks of SAM, as in the paper; what one-stage proposals read finest of all.
+    gentle: parts that learn at a tenth of the rate. None: backbone and the known part of one-stage
+        proposals. Where they start from ``weights`` they also learn to go on saying what these
+        say (``dense_losses.keep_loss``).
     heads_after: share of the run after which only the embedding head learns, 1: never. The
         released SAM models were finished so.
     device: 'auto', 'cpu', 'cuda'.
@@ -87,6 +91,7 @@ class TrainConfig:
     clip: float = 10.0
     ema: float = 0.998
     freeze: tuple[str, ...] | None = None
+    gentle: tuple[str, ...] | None = None
     heads_after: float = 1.0
     device: str = 'auto'
     precision: str = 'auto'
@@ -175,10 +180,22 @@ def _average(average: MasaNetwork, network: MasaNetwork, decay: float) -> None:
             mean.copy_(value)
 
 
-def _published(network: NetworkConfig) -> tuple[str, ...]:
-    """Name the parts that others trained on more than anybody trains here."""
+_GENTLE = 0.1  # of the learning rate
+
+
+def _frozen(config: TrainConfig, network: NetworkConfig) -> tuple[str, ...]:
+    """Name the parts that do not learn."""
+    if config.freeze is not None:
+        return config.freeze
     if isinstance(network.backbone, SamConfig):
         return ('backbone', 'masks')
+    return ('backbone.stem', 'backbone.stages.0') if network.dense is not None else ()
+
+
+def _gentle(config: TrainConfig, network: NetworkConfig) -> tuple[str, ...]:
+    """Name the parts that others trained on more than anybody trains here."""
+    if config.gentle is not None:
+        return config.gentle
     return ('backbone', 'proposals.known') if network.dense is not None else ()
 
 
@@ -188,6 +205,7 @@ class _State:
     def __init__(self, config: TrainConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         model = model_config(config.model)
+        self._model = model.name
         network = MasaNetwork(model.network)
         if config.weights:
             checkpoints.load(network, Path(config.weights), model)
@@ -196,31 +214,44 @@ class _State:
         self.average.load_state_dict(self.network.state_dict())
         if parallel.processes() > 1:
             parallel.share_batch_norm(self.network)
-        frozen = config.freeze
-        if frozen is None:
-            frozen = _published(model.network)
-        for name in frozen:
-            try:
-                part = self.network.get_submodule(name)
-            except AttributeError:
-                text = f"freeze: {config.model} has no part '{name}'"
-                raise ConfigError(text) from None
-            part.requires_grad_(False).eval()
-        self.frozen = frozen
+        self.frozen = _frozen(config, model.network)
+        for name in self.frozen:
+            self._part('freeze', name).requires_grad_(False).eval()
+        gentle = {
+            parameter
+            for name in _gentle(config, model.network)
+            for parameter in self._part('gentle', name).parameters()
+        }
         learning = [p for p in self.network.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            [
-                {
-                    'params': [p for p in learning if p.ndim > 1],
-                    'weight_decay': config.weight_decay,
-                },
-                {'params': [p for p in learning if p.ndim <= 1], 'weight_decay': 0.0},
-            ],
-            lr=config.learning_rate,
+            {
+                'params': some,
+                'weight_decay': config.weight_decay if matrices else 0.0,
+                'share': share,
+            }
+            for share in (1.0, _GENTLE)
+            for matrices in (True, False)
+            if (
+                some := [
+                    p
+                    for p in learning
+                    if (p in gentle) == (share == _GENTLE) and (p.ndim > 1) == matrices
+                ]
+            )
         )
+        self.guide: MasaNetwork | None = None  # what gentle parts were before
+        if config.weights and model.network.dense is not None and not gentle.isdisjoint(learning):
+            self.guide = copy.deepcopy(self.average).requires_grad_(False)
         self.learning = learning
         self.step, self.seconds = 0, 0.0
         self.left_out: dict[str, str] = {}  # photographs, and why
+
+    def _part(self, option: str, name: str) -> nn.Module:
+        try:
+            return self.network.get_submodule(name)
+        except AttributeError:
+            text = f"{option}: {self._model} has no part '{name}'"
+            raise ConfigError(text) from None
 
     def only_embedding(self) -> None:
         """Let nothing but the embedding head learn from now on."""
@@ -264,63 +295,6 @@ class _State:
                 f'{path} is no checkpoint of this run ({str(error).splitlines()[0]}); '
                 'take another output folder, or leave out --resume'
             ) from error
-
-
-class _Metrics:
-    """Figures by step: a csv of each kind, and events for TensorBoard where it is installed.
-
-    What the folder has of later steps, from a run that is resumed or begun again, is dropped.
-    """
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self._folder = folder
-        for kind in ('metrics', 'evaluation'):
-            _drop_later(folder / f'{kind}.csv', step)
-        self._events: Any = None
-        with contextlib.suppress(ImportError):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(folder / 'events'), purge_step=step + 1)
-
-    def write(self, kind: str, step: int, figures: dict[str, float]) -> None:
-        """Add a row."""
-        path = self._folder / f'{kind}.csv'
-        new = not path.is_file()
-        with path.open('a', newline='') as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(['step', *figures])
-            writer.writerow([step, *(f'{value:.5g}' for value in figures.values())])
-        if self._events is not None:
-            for name, value in figures.items():
-                self._events.add_scalar(f'{kind}/{name}', value, step)
-
-    def close(self) -> None:
-        """Write what is still in memory."""
-        if self._events is not None:
-            self._events.close()
-
-
-def _drop_later(path: Path, step: int) -> None:
-    """Keep the whole rows of a csv up to a step; without any the file is deleted."""
-    if not path.is_file():
-        return
-    with path.open(newline='', errors='replace') as file:
-        head, *rows = file.readlines() or ['']
-
-    def good(row: str) -> bool:
-        number = row.partition(',')[0]
-        whole = row.endswith('\n') and row.count(',') == head.count(',')
-        return whole and number.isdecimal() and int(number) <= step
-
-    kept = [row for row in rows if good(row)]
-    if not kept:
-        path.unlink()
-        return
-    temporary = path.with_suffix('.tmp')
-    with temporary.open('w', newline='') as file:
-        file.writelines((head, *kept))
-    temporary.replace(path)
 
 
 def train(
@@ -395,7 +369,7 @@ def _train(
     with contextlib.ExitStack() as stack:
         metrics = None
         if main:
-            metrics = _Metrics(config.output, state.step)
+            metrics = Figures(config.output, state.step)
             stack.callback(metrics.close)
         for values in _steps(config, state, scenes, device):
             if metrics is not None:
@@ -458,12 +432,12 @@ def _steps(
             state.only_embedding()
         rate = 0.5 * (1 + math.cos(math.pi * progress)) * min(1, (state.step + 1) / config.warmup)
         for group in state.optimiser.param_groups:
-            group['lr'] = config.learning_rate * rate
+            group['lr'] = config.learning_rate * rate * group['share']
         images, targets = to_batch(drawn)
         targets = [target.to(device) for target in targets]
         inputs = normalise(images.to(device, non_blocking=True))
         with half:
-            losses = objective(state.network, inputs, targets, config.losses)
+            losses = objective(state.network, inputs, targets, config.losses, state.guide)
         loss = sum(losses.values(), start=torch.zeros((), device=device))
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
