@@ -64,6 +64,8 @@ def test_videos_are_taken_apart_once(tmp_path):
     assert abs(int(cv2.imread(str(files[1])).mean()) - 90) < 6
     files[0].unlink()
     assert len(extract_frames([video], tmp_path / 'frames', 3)) == 2
+    with pytest.raises(SourceError, match='holds other frames than every 2: delete it'):
+        extract_frames([video], tmp_path / 'frames', 2)
     (tmp_path / 'bad.mp4').write_bytes(b'no video')
     with pytest.raises(SourceError, match=r'bad\.mp4: no frame can be read'):
         extract_frames([tmp_path / 'bad.mp4'], tmp_path / 'frames', 1)

@@ -4,6 +4,7 @@
 
 import csv
 import dataclasses
+import json
 import subprocess
 import sys
 from types import MappingProxyType
@@ -20,10 +21,13 @@ from masa_ros import cli
 from masa_ros.errors import ConfigError, WeightsError
 from masa_ros.models import checkpoints
 from masa_ros.models.network import MasaNetwork
+from masa_ros.models.preprocess import normalise
 from masa_ros.models.zoo import model_config
 from masa_ros.training.composites import Composites
 from masa_ros.training.cutouts import image_files, mine
-from masa_ros.training.train import TrainConfig, train
+from masa_ros.training.losses import objective
+from masa_ros.training.targets import LossConfig
+from masa_ros.training.train import Drawn, TrainConfig, to_batch, train
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -97,11 +101,8 @@ def test_every_loss_falls(composites, tmp_path):
             fallen.add(loss)
         # All masks are known here: boxes teach none.
         assert {row['outline'] for row in rows} == {'0'}
-        # Only what learned elsewhere has something to keep, all of it at first.
-        kept = [float(row['keep']) for row in rows if 'keep' in row]
-        assert bool(kept) is (name == 'known') and not any(kept[:1])
         asked |= rows[0].keys()
-    assert fallen == asked - {'step', 'seconds', 'outline', 'keep'}
+    assert fallen == asked - {'step', 'seconds', 'outline'}
     network = MasaNetwork(model_config('masa_nano2').network)
     assert checkpoints.load(network, weights, model_config('masa_nano2'))['steps'] == '25'
 
@@ -217,8 +218,8 @@ def test_what_ends_one_process_ends_both(tmp_path):
 @pytest.mark.parametrize(
     'model, freeze, frozen',
     [
-        ('masa_nano', None, ('backbone.stem', 'backbone.stages.0')),
-        ('masa_nano', ('backbone', 'proposals.known'), ('backbone', 'proposals.known')),
+        ('masa_nano', None, ('backbone', 'proposals.known')),
+        ('masa_nano', ('backbone.stem',), ('backbone.stem',)),
         ('masa_nano', ('embed',), ('embed',)),
         ('masa_nano2', ('backbone', 'boxes'), ('backbone', 'boxes')),
         ('masa_nano2', None, ()),
@@ -239,22 +240,60 @@ def test_frozen_parts_keep_their_weights(composites, tmp_path, model, freeze, fr
     assert changed == free and len(free) >= 4
 
 
-@pytest.mark.parametrize('gentle', [None, (), ('embed', 'pyramid.lateral.0')])
+def test_a_tutor_is_imitated(composites, tmp_path):
+    shipped = str(model_config('masa_nano').shipped_weights)
+    options = {'pairs': 2, 'warmup': 5, 'workers': 0, 'precision': 'fp32', 'steps': 25}
+    config = TrainConfig('masa_nano2', tmp_path, tutor=('masa_nano', shipped), **options)
+    train(config, Scenes(composites, few=2))
+    losses = [float(row['imitate']) for row in read_rows(tmp_path / 'metrics.csv')]
+    assert losses[0] == pytest.approx(1, abs=0.3)  # they begin at a right angle
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert json.loads((tmp_path / 'config.json').read_text())['tutor'] == [
+        'masa_nano',
+        'masa_nano.safetensors',
+    ]
+
+
+def test_a_network_is_its_own_perfect_tutor(composites):
+    model = model_config('masa_nano')
+    network = MasaNetwork(model.network).eval()
+    checkpoints.load(network, model.shipped_weights, model)
+    images, targets = to_batch([Drawn(0, composites.pair(0))])
+    with torch.no_grad():
+        losses = objective(network, normalise(images), targets, LossConfig(), tutor=network)
+    assert float(losses['imitate']) == pytest.approx(0, abs=1e-5)
+
+
+def test_what_learned_elsewhere_is_kept(composites, tmp_path):
+    shipped = str(model_config('masa_nano').shipped_weights)
+    options = {'pairs': 1, 'warmup': 1, 'workers': 0, 'steps': 2, 'precision': 'fp32'}
+    config = TrainConfig(
+        'masa_nano', tmp_path, shipped, freeze=(), gentle=('backbone',), **options
+    )
+    train(config, Scenes(composites))
+    kept = [float(row['keep']) for row in read_rows(tmp_path / 'metrics.csv')]
+    assert kept[0] == pytest.approx(0, abs=1e-6) and kept[1] > 1e-6
+
+
+@pytest.mark.parametrize(
+    'gentle', [('backbone', 'proposals.known'), (), ('embed', 'pyramid.lateral.0')]
+)
 def test_gentle_parts_learn_at_a_tenth_of_the_rate(composites, tmp_path, gentle):
     options = {'pairs': 1, 'warmup': 1, 'workers': 0, 'steps': 1, 'weight_decay': 0.0}
-    train(TrainConfig('masa_nano', tmp_path, gentle=gentle, **options), Scenes(composites))
+    train(
+        TrainConfig('masa_nano', tmp_path, gentle=gentle, freeze=(), **options), Scenes(composites)
+    )
     torch.manual_seed(0)
     start = MasaNetwork(model_config('masa_nano').network)
     trained = load_file(tmp_path / 'checkpoint.safetensors')
-    parts = ('backbone', 'proposals.known') if gentle is None else gentle
-    slow = tuple(f'{part}.' for part in parts)
+    slow = tuple(f'{part}.' for part in gentle)
     moved: dict[bool, float] = {True: 0.0, False: 0.0}
     for name, value in start.named_parameters():
         by = (trained[f'network.{name}'] - value.detach()).abs().max()
         moved[name.startswith(slow)] = max(moved[name.startswith(slow)], float(by))
     # The first step of Adam is as long as the rate, whatever the gradient.
     assert moved[False] == pytest.approx(2e-3, rel=0.01)
-    assert moved[True] == pytest.approx(2e-4 if parts else 0.0, rel=0.01)
+    assert moved[True] == pytest.approx(2e-4 if gentle else 0.0, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +302,8 @@ def test_gentle_parts_learn_at_a_tenth_of_the_rate(composites, tmp_path, gentle)
         ({'precision': 'int8'}, 'precision'),
         ({'freeze': ('wheels',)}, "no part 'wheels'"),
         ({'gentle': ('wheels',)}, "gentle: masa_nano has no part 'wheels'"),
+        ({'tutor': ('masa_r50', 'x')}, 'tutor: masa_r50 has embeddings of 256 numbers, not of'),
+        ({'tutor': ('masa_nano', '/nowhere.safetensors')}, 'nowhere'),
         ({'model': 'masa_nono'}, 'masa_nono'),
         ({'weights': '/nowhere.safetensors'}, 'nowhere'),
     ],

@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     )
     parser.add_argument('--model', default='masa_nano', help='to be trained (%(default)s)')
     parser.add_argument('--weights', default='', metavar='FILE', help='to start from')
+    parser.add_argument(
+        '--tutor',
+        default='',
+        metavar='MODEL=FILE',
+        help='a network whose embeddings are imitated',
+    )
     parser.add_argument('--device', default='auto', help='cpu, cuda, cuda:N (%(default)s)')
     parser.add_argument(
         '--precision', default='auto', choices=('auto', 'bf16', 'fp32'), help='(%(default)s)'
@@ -68,7 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         'boxes, embed, masks, or parts of these, such as backbone.stem',
     )
     parser.add_argument(
-        '--gentle', nargs='*', metavar='PART', help='parts that learn at a tenth of the rate'
+        '--gentle',
+        nargs='*',
+        default=(),
+        metavar='PART',
+        help='parts that learn at a tenth of the rate',
     )
     parser.add_argument(
         '--heads-after',
@@ -127,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace, device: str) -> None:
     """Train in this process, one of those that were started."""
-    from masa_ros.errors import SourceError
+    from masa_ros.errors import ConfigError, SourceError
     from masa_ros.models.zoo import model_config
     from masa_ros.training import parallel
     from masa_ros.training.composites import Composites
@@ -187,15 +197,19 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
     if not parts or arguments.share < 1:
         composites = Composites(library, single, size, arguments.seed)
         parts.append((1 - arguments.share if parts else 1.0, composites))
+    model, _, file = arguments.tutor.partition('=')
+    if bool(model) != bool(file):
+        raise ConfigError('--tutor takes MODEL=FILE')
     config = TrainConfig(
         model=arguments.model,
         output=arguments.output,
         weights=arguments.weights,
+        tutor=(model, file),
         device=device,
         precision=arguments.precision,
         learning_rate=arguments.learning_rate,
         freeze=None if arguments.freeze is None else tuple(arguments.freeze),
-        gentle=None if arguments.gentle is None else tuple(arguments.gentle),
+        gentle=tuple(arguments.gentle),
         heads_after=arguments.heads_after,
         steps=arguments.steps,
         minutes=arguments.minutes,

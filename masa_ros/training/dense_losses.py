@@ -33,8 +33,9 @@ def dense_loss(
     object from further off, lest an object is found many times; but not those that mean a
     doubtful one.
 
-    Generated scenes count little: what is pasted stands out in ways that nothing else does, and
-    the known part of the head, which has learned from photographs, ranks worse after many of them.
+    Generated scenes count ``config.generated``, by default nothing: what is pasted stands out in
+    ways that nothing else does, and the known part of the head, which has learned from
+    photographs, ranks worse after many of them.
     """
     sizes = [(x.shape[2], x.shape[3]) for x in found.objects]
     points, strides = head.positions(sizes, found.objects[0].device)

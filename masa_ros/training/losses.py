@@ -185,6 +185,15 @@ def contrast_loss(
     return ((each * weight).sum(1) / weight.sum(1)).sum() / count
 
 
+def imitation_loss(tutor: MasaNetwork, images: Tensor, rois: Rois, embeddings: Tensor) -> Tensor:
+    """One minus the cosine of embeddings (R, E) and those that ``tutor`` gives the same boxes."""
+    with torch.no_grad():
+        levels = tutor(images).levels
+        wanted = tutor.embed(tutor.pool(levels, rois.boxes, rois.image))
+    count = max(parallel.total(len(wanted), embeddings.device), 1)
+    return (1 - F.cosine_similarity(embeddings.float(), wanted.float())).sum() / count
+
+
 def released_contrast_loss(dots: Tensor, positive: Tensor) -> Tensor:
     """Contrast of the released code, between sampled boxes of two views.
 
@@ -235,6 +244,7 @@ def objective(
     targets: list[Target],
     config: LossConfig,
     guide: MasaNetwork | None = None,
+    tutor: MasaNetwork | None = None,
 ) -> dict[str, Tensor]:
     """All losses of a batch whose second half holds the second views of the first half.
 
@@ -243,6 +253,7 @@ def objective(
     images: (2B, 3, H, W) normalised.
     targets: 2B; ``ids`` are compared between image i and image i + B only.
     guide: a network with one-stage proposals whose classes this one is to keep.
+    tutor: a network whose embeddings this one is to imitate.
 
     Returns
     -------
@@ -280,6 +291,8 @@ def objective(
     losses['contrast'] = config.contrast * contrast_loss(
         embeddings, identity, chosen.image // pairs, scene if config.one_camera else None
     )
+    if tutor is not None:
+        losses['imitate'] = config.imitate * imitation_loss(tutor, images, chosen, embeddings)
     if network.masks is not None:
         rank = torch.cat(
             [torch.arange(int((chosen.image == i).sum())) for i in range(len(targets))]

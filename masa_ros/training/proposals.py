@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -405,6 +406,8 @@ def extract_frames(videos: Sequence[Path], output: Path, every: int) -> list[Pat
     for video in videos:
         folder = output / video.stem
         if folder.is_dir():
+            if math.gcd(*(int(file.stem) for file in folder.glob('*.jpg'))) not in (0, every):
+                raise SourceError(f'{folder} holds other frames than every {every}: delete it')
             continue
         partial = output / f'.{video.stem}'
         shutil.rmtree(partial, ignore_errors=True)  # of a run that was interrupted

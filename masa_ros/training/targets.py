@@ -85,6 +85,7 @@ class LossConfig:
     rpn_box, box, mask, contrast: weights of these losses; the scores have weight 1.
     distance: weight of the distribution of distances, against that of the boxes made of them.
     generated: weight of generated scenes in the losses of one-stage proposals.
+    imitate: weight of embeddings that are to be those of another network.
     keep: weight of classes that are to stay as they were.
     outline: weight of what a box alone says of a mask, against a known mask.
     one_camera: tell an object from the others of its own image only, because the images show the
@@ -105,7 +106,8 @@ class LossConfig:
     mask: float = 1.0
     contrast: float = 0.5
     distance: float = 0.25
-    generated: float = 0.2
+    generated: float = 0.0
+    imitate: float = 1.0
     keep: float = 1.0
     outline: float = 0.5
     one_camera: bool = False

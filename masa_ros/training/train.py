@@ -53,6 +53,7 @@ class TrainConfig:
     model: name in the zoo.
     output: folder for weights, checkpoint and metrics.
     weights: file to start from; '' for random weights.
+    tutor: model and file of a network whose embeddings are imitated, '' for none.
     steps: length of the run; the learning rate falls to zero over them.
     minutes: stop earlier when that much time has passed, 0 for no limit. The learning rate then
         follows the time instead of the steps.
@@ -63,10 +64,11 @@ class TrainConfig:
     ema: decay of the averaged weights, which are the ones that are saved.
     freeze: parts of the network that keep their weights: any of 'backbone', 'masks', 'pyramid',
         'fusion', 'proposals', 'proposals.known', 'boxes', 'embed', or a part of one. None:
-        backbone and masks of SAM, as in the paper; what one-stage proposals read finest of all.
-    gentle: parts that learn at a tenth of the rate. None: backbone and the known part of one-stage
-        proposals. Where they start from ``weights`` they also learn to go on saying what these
-        say (``dense_losses.keep_loss``).
+        backbone and masks of SAM, as in the paper; backbone and the known part of one-stage
+        proposals.
+    gentle: parts that learn at a tenth of the rate. With one-stage proposals that start from
+        ``weights`` the network also learns to go on naming what these name
+        (``dense_losses.keep_loss``).
     heads_after: share of the run after which only the embedding head learns, 1: never. The
         released SAM models were finished so.
     device: 'auto', 'cpu', 'cuda'.
@@ -82,6 +84,7 @@ class TrainConfig:
     model: str
     output: Path
     weights: str = ''
+    tutor: tuple[str, str] = ('', '')
     steps: int = 4000
     minutes: float = 0.0
     pairs: int = 8
@@ -91,7 +94,7 @@ class TrainConfig:
     clip: float = 10.0
     ema: float = 0.998
     freeze: tuple[str, ...] | None = None
-    gentle: tuple[str, ...] | None = None
+    gentle: tuple[str, ...] = ()
     heads_after: float = 1.0
     device: str = 'auto'
     precision: str = 'auto'
@@ -189,14 +192,21 @@ def _frozen(config: TrainConfig, network: NetworkConfig) -> tuple[str, ...]:
         return config.freeze
     if isinstance(network.backbone, SamConfig):
         return ('backbone', 'masks')
-    return ('backbone.stem', 'backbone.stages.0') if network.dense is not None else ()
-
-
-def _gentle(config: TrainConfig, network: NetworkConfig) -> tuple[str, ...]:
-    """Name the parts that others trained on more than anybody trains here."""
-    if config.gentle is not None:
-        return config.gentle
     return ('backbone', 'proposals.known') if network.dense is not None else ()
+
+
+def _tutor(config: TrainConfig, network: MasaNetwork, device: torch.device) -> MasaNetwork | None:
+    """Load the network whose embeddings are imitated."""
+    name, file = config.tutor
+    if not name:
+        return None
+    model = model_config(name)
+    theirs, ours = model.network.embedding, network.config.embedding
+    if theirs != ours:
+        raise ConfigError(f'tutor: {name} has embeddings of {theirs} numbers, not of {ours}')
+    tutor = MasaNetwork(model.network)
+    checkpoints.load(tutor, Path(file), model)
+    return tutor.requires_grad_(False).to(device).to(memory_format=torch.channels_last).eval()
 
 
 class _State:
@@ -219,7 +229,7 @@ class _State:
             self._part('freeze', name).requires_grad_(False).eval()
         gentle = {
             parameter
-            for name in _gentle(config, model.network)
+            for name in config.gentle
             for parameter in self._part('gentle', name).parameters()
         }
         learning = [p for p in self.network.parameters() if p.requires_grad]
@@ -242,6 +252,7 @@ class _State:
         self.guide: MasaNetwork | None = None  # what gentle parts were before
         if config.weights and model.network.dense is not None and not gentle.isdisjoint(learning):
             self.guide = copy.deepcopy(self.average).requires_grad_(False)
+        self.tutor = _tutor(config, network, device)
         self.learning = learning
         self.step, self.seconds = 0, 0.0
         self.left_out: dict[str, str] = {}  # photographs, and why
@@ -350,6 +361,7 @@ def _train(
     # Names, not paths: the file travels.
     described = dataclasses.asdict(config)
     described |= {'output': config.output.name, 'weights': Path(config.weights).name}
+    described['tutor'] = [config.tutor[0], Path(config.tutor[1]).name]
     main = parallel.rank() == 0
 
     def save() -> None:
@@ -437,7 +449,9 @@ def _steps(
         targets = [target.to(device) for target in targets]
         inputs = normalise(images.to(device, non_blocking=True))
         with half:
-            losses = objective(state.network, inputs, targets, config.losses, state.guide)
+            losses = objective(
+                state.network, inputs, targets, config.losses, state.guide, state.tutor
+            )
         loss = sum(losses.values(), start=torch.zeros((), device=device))
         state.optimiser.zero_grad(set_to_none=True)
         loss.backward()
