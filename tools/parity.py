@@ -14,6 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from parity_checks.deva import compare_deva
 from parity_checks.losses import compare_losses
 from parity_checks.masa import MODELS, compare_model
 from parity_checks.operators import compare_operators
@@ -41,6 +42,8 @@ def main() -> int:
             compare_trackers(report, fixtures)
         elif folder.name == 'losses':
             compare_losses(report, fixtures)
+        elif folder.name == 'deva':
+            compare_deva(report, fixtures)
         else:
             report.missing(folder.name)
     print(f'{report.lines} comparisons, {len(report.failed)} failed: {report.failed[:10]}')

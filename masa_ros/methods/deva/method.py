@@ -1,0 +1,385 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The method ``deva``: masks are carried on; every few frames detections are merged with them.
+
+Cheng et al., "Tracking Anything with Decoupled Video Segmentation" (ICCV 2023).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from masa_ros.detectors import DETECTORS
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.detectors.protocol import Detector
+from masa_ros.engines.prepare import Engines
+from masa_ros.errors import ConfigError, PromptError
+from masa_ros.methods.deva.consensus import consensus
+from masa_ros.methods.deva.detections import drawn, limited, segments, tracks
+from masa_ros.methods.deva.merging import Table
+from masa_ros.methods.deva.options import DevaConfig
+from masa_ros.methods.deva.segments import Segment, Shape, cut, free_layer, paint, split
+from masa_ros.methods.protocol import Log, Session
+from masa_ros.models.devices import choose_device
+from masa_ros.propagators import PROPAGATORS
+from masa_ros.propagators.protocol import Memory, Propagator
+from masa_ros.types import Frame, Instances, Mask, Prompt, Result
+
+
+class Deva:
+    """Track anything with decoupled video segmentation; see ``Method``.
+
+    Parameters
+    ----------
+    detector: finds the objects; shared by all sessions, as is the propagator.
+    propagator: carries their masks on.
+    config: of the method; what concerns loading is taken as it is.
+    device: where both run.
+    log: takes lines about engines.
+
+    """
+
+    name: str = 'deva'
+    options: type = DevaConfig
+    accepts: frozenset[str] = frozenset()
+
+    def __init__(
+        self,
+        detector: Detector,
+        propagator: Propagator[Any],
+        config: DevaConfig | None = None,
+        device: str = 'cpu',
+        log: Log = lambda text: None,
+    ) -> None:
+        self.detector, self.propagator = detector, propagator
+        self.config, self.device = config or DevaConfig(), device
+        self._engines: Engines | None = None
+        if isinstance(detector, MasaDetector):
+            self._engines = Engines(detector, self.config.engines, log)
+            detector.runs = self._engines.runs
+
+    @classmethod
+    def load(cls, options: DevaConfig, log: Log) -> Deva:
+        """Load both networks and begin with engines where the size of the images is known.
+
+        Raises
+        ------
+        ConfigError, WeightsError
+            With a text that names the option or file.
+
+        """
+        device = str(choose_device(options.device))
+        propagator = PROPAGATORS[options.propagator].load(options.carrier, device)
+        detector = DETECTORS[options.detector].load(options.finder, device)
+        width, height = options.engines.camera or (640, 480)
+        # The first real image must not wait for kernels to be chosen and memory to be taken.
+        blank = Frame(np.zeros((height, width, 3), np.uint8), 0)
+        propagator.encode([blank])
+        if isinstance(detector, MasaDetector):
+            detector.detect([blank])
+        method = cls(detector, propagator, options, device, log)
+        if options.engines.camera:
+            method._prepare_later(height, width)
+        return method
+
+    def encode(self, frames: Sequence[Frame]) -> list[Any]:
+        """Run the propagator's image part; objects are looked for when it is time for it."""
+        return self.propagator.encode(frames)
+
+    def session(self, after: Session[Any] | None = None) -> DevaSession:
+        """Begin a session; ``after`` hands its objects and open frames over."""
+        return DevaSession(self, after if isinstance(after, DevaSession) else None)
+
+    def configure(self, options: DevaConfig) -> None:
+        """Take new rules and thresholds; the networks and the objects stay."""
+        for name in ('detector', 'propagator'):
+            if getattr(options, name) != getattr(self.config, name):
+                raise ConfigError(f'{name}: read when the method is loaded')
+        if isinstance(self.detector, MasaDetector):
+            self.detector.configure(options.finder)
+        self.config = options
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return what was loaded and how it runs."""
+        facts = {'propagator': self.propagator.facts(), 'detector': self.detector.facts()}
+        return {
+            'method': self.name,
+            'model': f'{self.config.propagator} and {self.config.detector}',
+            'device': self.device,
+            **{f'{part}_{key}': value for part in facts for key, value in facts[part].items()},
+            'engines': self._engines.status if self._engines else 'eager',
+        }
+
+    def _prepare_later(self, height: int, width: int) -> None:
+        """Begin with the engines for images of this size, where there are any."""
+        if self._engines is not None and isinstance(self.detector, MasaDetector):
+            self._engines.runs(self.detector.input_shape(height, width))
+
+    def prepare(self, height: int, width: int) -> bool:
+        """Wait for the detector's engines; False when one runs eagerly."""
+        if self._engines is None or not isinstance(self.detector, MasaDetector):
+            return True
+        self._engines.prepare(self.detector.input_shape(height, width))
+        return not self._engines.failed
+
+    def interrupt(self) -> None:
+        """Let who waits for an engine go on eagerly."""
+        if self._engines is not None:
+            self._engines.interrupt()
+
+    def close(self) -> None:
+        """Give the engines up."""
+        if self._engines is not None:
+            self._engines.close()
+
+
+class _Open(NamedTuple):
+    """A frame that is not answered yet, and the segments found in it."""
+
+    frame: Frame
+    encoded: Any
+    found: list[Segment]
+
+
+class _Last(NamedTuple):
+    """The last frame that was answered, and the mask of every object in it by its id."""
+
+    frame: Frame
+    seen: dict[int, Mask]
+
+
+class DevaSession:
+    """See ``Session``. With ``clip_frames`` of 1 every frame is answered at once.
+
+    Every ``detection_every`` frames the detections of ``clip_frames`` frames make a consensus for
+    the first of them, which is merged with what the memory says of that frame; the others, and all
+    between, are carried on. The frames of a clip are answered with its last.
+
+    Images of another size are taken for the same view, scaled: the last image and its masks are
+    brought to the new size, and the memory begins anew with them.
+
+    Parameters
+    ----------
+    method: whose networks and options are used.
+    after: whose objects and open frames are taken over.
+
+    """
+
+    def __init__(self, method: Deva, after: DevaSession | None = None) -> None:
+        self.method = method
+        self.table = Table()
+        self._clear()
+        self._refused = self._deleted = 0
+        if after is not None:
+            self._take_over(after)
+
+    def _clear(self) -> None:
+        self._memories: list[Memory[Any]] = []  # one a layer of objects
+        self._open: list[_Open] = []
+        self._last: _Last | None = None
+        self._index, self._vote_at = 0, self.method.config.clip_frames - 1
+        self._names: Mapping[int, str] = MappingProxyType({})
+
+    def _take_over(self, after: DevaSession) -> None:
+        """Go on where another session stands, with networks of one's own."""
+        self.table, self._last, self._names = after.table, after._last, after._names
+        self._index, self._vote_at = after._index, after._vote_at
+        self._refused, self._deleted = after._refused, after._deleted
+        encode = self.method.propagator.encode
+        self._open = [_Open(o.frame, encode([o.frame])[0], o.found) for o in after._open]
+        if self._last is not None:
+            self._begin_anew(self._last.frame.shape)
+
+    @torch.inference_mode()
+    def update(
+        self, frame: Frame, encoded: Any, given: Instances | None = None
+    ) -> Sequence[Result]:
+        """Carry the objects on, and look for new ones when it is time.
+
+        Of given detections those are taken that come with a frame in which objects are looked for.
+        """
+        config = self.method.config
+        answered = self._follow_size(frame.shape)
+        looked = bool(self._open) or self._index + config.clip_frames > self._vote_at
+        due = self._index >= self._vote_at
+        self._index += 1
+        if due:
+            self._vote_at += config.detection_every
+        if not looked:
+            return [*answered, self._carry_on(frame, encoded)]
+        self._open.append(_Open(frame, encoded, self._look(frame, given)))
+        return [*answered, *self._decide()] if due else answered
+
+    def _look(self, frame: Frame, given: Instances | None) -> list[Segment]:
+        """Return what is in a frame."""
+        detector, config = self.method.detector, self.method.config
+        self._names = MappingProxyType({})
+        if given is None:
+            self._names = getattr(detector, 'class_names', self._names)
+            (given,) = detector.detect([frame])
+        kept, refused = limited(given, frame.shape, config.max_objects)
+        self._refused += refused
+        return segments(drawn(kept, frame, detector), frame.shape, config.keep_overlaps)
+
+    def _decide(self) -> list[Result]:
+        """Answer the open frames: what is found in them is true of the first."""
+        clip, self._open = self._open, []  # at once: what fails is not to be tried for ever
+        first = clip[0]
+        found = first.found
+        if len(clip) > 1:
+            agreed = consensus([self._aligned(each, first) for each in clip])
+            masks = [segment.mask for segment in agreed]
+            if not self.method.config.keep_overlaps:
+                masks = cut(masks, first.frame.shape)
+            found = [Segment(mask, each.votes) for mask, each in zip(masks, agreed)]
+        answered = [self._merge(first.frame, first.encoded, found)]
+        return answered + [self._carry_on(each.frame, each.encoded) for each in clip[1:]]
+
+    def _aligned(self, source: _Open, target: _Open) -> list[Segment]:
+        """Return the segments of a frame as they lie in another one (equation 1)."""
+        if source is target:
+            return source.found
+        layers: list[list[int]] = [[] for _ in range(self.method.config.rules.layers)]
+        for i, segment in enumerate(source.found):
+            held = [[source.found[j].mask for j in layer] for layer in layers]
+            layers[free_layer(segment.mask, held)].append(i)
+        moved: dict[int, Mask] = {}
+        for layer in filter(None, layers):
+            memory = self.method.propagator.memory()
+            masks = cut([source.found[i].mask for i in layer], source.frame.shape)
+            memory.remember(source.encoded, layer, self._stack(masks, source.frame.shape), True)
+            moved |= _split(memory.read(target.encoded), layer)
+        return [Segment(moved[i], each.votes) for i, each in enumerate(source.found)]
+
+    def _merge(self, frame: Frame, encoded: Any, found: Sequence[Segment]) -> Result:
+        """Merge what was found in a frame with what the memory says of it."""
+        rules, objects = self.method.config.rules, self.table.objects
+        seen = self._read(encoded)
+        # A detection of which nothing is seen must not become an object.
+        visible = [segment for segment in found if segment.mask.width]
+        propagated = [seen[each.track_id] for each in objects]
+        masks = self.table.merge(propagated, visible, frame.shape, rules, frame.stamp_ns)
+        seen = {each.track_id: mask for each, mask in zip(self.table.objects, masks)}
+        gone = self.table.missed(rules)
+        self.table.remove(gone)
+        self._deleted += len(gone)
+        return self._remembered(frame, encoded, seen)
+
+    def _remembered(self, frame: Frame, encoded: Any, seen: dict[int, Mask]) -> Result:
+        """Put what is certain of a frame into the memories, and answer it."""
+        layers = 1 + max((each.layer for each in self.table.objects), default=0)
+        while len(self._memories) < layers:
+            self._memories.append(self.method.propagator.memory())
+        for layer, memory in enumerate(self._memories):
+            ids = [each.track_id for each in self.table.objects if each.layer == layer]
+            if ids:
+                masks = self._stack([seen[i] for i in ids], frame.shape)
+                memory.remember(encoded, ids, masks, certain=True)
+            else:
+                memory.forget()
+        return self._answer(frame, seen)
+
+    def _carry_on(self, frame: Frame, encoded: Any) -> Result:
+        """Answer a frame by what the memory says of it."""
+        seen = self._read(encoded)
+        for memory in self._memories:
+            if memory.ids:
+                memory.remember(encoded, memory.ids)
+        return self._answer(frame, seen)
+
+    def _read(self, encoded: Any) -> dict[int, Mask]:
+        """Return where every object is, by its id."""
+        seen: dict[int, Mask] = {}
+        for memory in self._memories:
+            if memory.ids:
+                seen |= _split(memory.read(encoded), memory.ids)
+        return seen
+
+    def _answer(self, frame: Frame, seen: dict[int, Mask]) -> Result:
+        objects = self.table.objects
+        self._last = _Last(frame, {each.track_id: seen[each.track_id] for each in objects})
+        found = tracks(objects, list(self._last.seen.values()))
+        return Result(frame, found, self._names)
+
+    def _stack(self, masks: Sequence[Mask], shape: Shape) -> Tensor:
+        """Return masks that do not overlap as (1 + N, H, W), the background first."""
+        labels = torch.from_numpy(paint(masks, shape)).to(self.method.device)
+        values = torch.arange(1 + len(masks), device=labels.device)
+        return (labels == values[:, None, None]).float()
+
+    def _follow_size(self, shape: Shape) -> list[Result]:
+        """Answer open frames of another size, and bring the objects to the new one."""
+        before = self._open[-1].frame if self._open else self._last and self._last.frame
+        if before is None or before.shape == shape:
+            return []
+        answered = self._close()
+        self._begin_anew(shape)
+        return answered
+
+    def _begin_anew(self, shape: Shape) -> None:
+        """Let new memories begin with the last frame, scaled to a size."""
+        assert self._last is not None
+        frame, seen = self._last
+        (height, width), (rows, columns) = frame.shape, shape
+        if (height, width) != shape:
+            image = np.ascontiguousarray(frame.image)
+            frame = frame._replace(image=cv2.resize(image, (columns, rows)))
+            scale = columns / width, rows / height
+            seen = {i: mask.scaled(*scale).clipped(rows, columns) for i, mask in seen.items()}
+        self._memories = []
+        self._remembered(frame, self.method.propagator.encode([frame])[0], seen)
+
+    def prompt(self, frame: Frame, encoded: Any, prompt: Prompt) -> Instances:
+        """Refuse: detections alone begin tracks."""
+        raise PromptError('the method deva takes no prompts')
+
+    def remove(self, track_id: int) -> bool:
+        """Forget an object; False where none has this id."""
+        for memory in self._memories:
+            if track_id in memory.ids:
+                memory.drop([track_id])
+        return self.table.remove([track_id])
+
+    @torch.inference_mode()
+    def finish(self) -> Sequence[Result]:
+        """Answer the frames of a clip that is not complete: by what the memory says of them.
+
+        Where it knows no object yet, what was found in them must do.
+        """
+        return self._close()
+
+    def _close(self) -> list[Result]:
+        if self._open and not len(self.table):
+            return self._decide()
+        clip, self._open = self._open, []
+        return [self._carry_on(each.frame, each.encoded) for each in clip]
+
+    def reset(self) -> None:
+        """Forget all objects and open frames; objects are looked for at once."""
+        self.table.remove([each.track_id for each in self.table.objects])
+        self._clear()
+
+    def figures(self) -> Mapping[str, Any]:
+        """Return how much is remembered, and what was refused or deleted so far."""
+        held = [memory.figures() for memory in self._memories]
+        return {
+            'tracks_in_memory': len(self.table),
+            'memory_frames': max((each['memory_frames'] for each in held), default=0),
+            'memory_bytes': sum(each['memory_bytes'] for each in held),
+            'frames_open': len(self._open),
+            'detections_refused': self._refused + self.table.refused,
+            'objects_deleted': self._deleted,
+        }
+
+
+def _split(masks: Tensor, ids: Sequence[int]) -> dict[int, Mask]:
+    """Return what is most probable in (1 + N, H, W), by the ids of the N objects."""
+    labels = masks.argmax(0).to(torch.int32).cpu().numpy()
+    return dict(zip(ids, split(labels, len(ids))))

@@ -1,0 +1,51 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The options of DEVA's propagation."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from masa_ros import options
+from masa_ros.errors import ConfigError
+from masa_ros.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class DevaPropagatorConfig:
+    """Options of DEVA's propagation; raises ConfigError naming one that is wrong."""
+
+    weights: str = option('', "file of the network's weights; '' looks for the published one")
+    size: int = option(
+        480, 'short side that images are resized to, pixels', 16, 4096, special=(0, 'not at all')
+    )
+    resize: str = option(
+        'demo',
+        "how images are resized: as DEVA's demos do it, or its evaluation (with antialias)",
+        choices=('demo', 'eval'),
+    )
+    mem_every: int = option(5, 'every so many frames one is remembered', 1, 1000)
+    top_k: int = option(30, 'the most similar places of the memory that are read', 1, 1000)
+    max_mid: int = option(10, 'frames in the working memory at which it is condensed', 2, 1000)
+    min_mid: int = option(5, 'frames that stay in it then: the first and the last', 1, 999)
+    long_term: bool = option(
+        True, 'keep the most used places of the frames that leave the working memory'
+    )
+    prototypes: int = option(128, 'places that are kept each time', 1, 10_000)
+    max_long: int = option(10_000, 'most of them that are held', 2, 1_000_000)
+    chunk: int = option(
+        0, 'objects that run through the network at once', 1, 1000, special=(0, 'all')
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value, and those that limit each other."""
+        options.check(self)
+        if self.min_mid >= self.max_mid:
+            raise ConfigError(
+                f'min_mid is {self.min_mid}; it must be below max_mid, which is {self.max_mid}'
+            )
+        if self.long_term and self.prototypes >= self.max_long:
+            raise ConfigError(
+                f'prototypes is {self.prototypes}; it must be below max_long, '
+                f'which is {self.max_long}'
+            )
