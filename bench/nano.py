@@ -102,8 +102,7 @@ def whole_people(folder: Path, most: int | None) -> Iterator[Image]:
         pixels = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
         drawn = cv2.imread(str(folder / 'masks' / f'{file.stem}.png'), cv2.IMREAD_GRAYSCALE)
         mask = crop(drawn > 0)
-        box = np.array([(mask.x, mask.y, mask.x + mask.width, mask.y + mask.height)])
-        yield Image(pixels, instances(box, (mask,)), np.ones(1, bool))
+        yield Image(pixels, instances(np.array([mask.box]), (mask,)), np.ones(1, bool))
 
 
 def composites(photos: Path, library: Path, quick: bool) -> list[ViewPair]:

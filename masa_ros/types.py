@@ -128,6 +128,11 @@ class Mask:
             self._counts = counts.astype(np.uint32)
         return self._counts
 
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """The window as x1, y1, x2, y2, pixels of the image."""
+        return self.x, self.y, self.x + self.width, self.y + self.height
+
     def full(self, height: int, width: int) -> NDArray[np.bool_]:
         """Return the mask as (height, width) bool."""
         canvas = np.zeros((height, width), dtype=np.bool_)

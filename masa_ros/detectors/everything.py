@@ -103,7 +103,7 @@ class EverythingDetector:
                 made = self._generator.generate(np.ascontiguousarray(frame.image))
             made.sort(key=lambda item: -item['predicted_iou'])
             masks = tuple(mask_from_coco_rle(item['segmentation']) for item in made)
-            boxes = [(m.x, m.y, m.x + m.width, m.y + m.height) for m in masks]
+            boxes = [mask.box for mask in masks]
             scores = [min(item['predicted_iou'], 1.0) for item in made]
             found.append(
                 Instances(

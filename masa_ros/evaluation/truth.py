@@ -132,17 +132,13 @@ def from_masks(
     """Make the truth about an image of the masks (N, H, W) of its objects, none empty."""
     windows = [crop(mask) for mask in masks]
     instances = Instances(
-        boxes=np.array([_window(mask) for mask in windows], np.float32).reshape(-1, 4),
+        boxes=np.array([mask.box for mask in windows], np.float32).reshape(-1, 4),
         masks=tuple(windows),
         track_ids=np.array(ids, np.int64),
         states=np.full(len(ids), TrackState.TRACKED, np.uint8),
     )
     height, width = masks.shape[1:]
     return TrackedFrame(index, f'frame {index}', stamp_ns, height, width, instances)
-
-
-def _window(mask: Mask) -> Box:
-    return mask.x, mask.y, mask.x + mask.width, mask.y + mask.height
 
 
 def _double(ids: Sequence[int]) -> int | None:
@@ -341,7 +337,7 @@ def _row(track_id: int, label: int, shape: Any, box: Any, frame: TrackedFrame) -
         mask = mask if mask.pixels.size else None
     if box not in (None, []):
         return Row(track_id, box_of_size(box), label, mask)
-    return None if mask is None else Row(track_id, _window(mask), label, mask)
+    return None if mask is None else Row(track_id, mask.box, label, mask)
 
 
 def _scalabel(frames: list[Any], labelled: _Labelled, video: str) -> list[TrackedFrame]:
@@ -401,7 +397,7 @@ def _png_folder(path: Path, found: Sequence[TrackedFrame]) -> list[TrackedFrame]
         for track_id in np.unique(ids).tolist():
             if track_id and not (ids.dtype == np.uint8 and track_id == VOID):
                 mask = crop(ids == track_id)
-                labelled.rows[frame.index].append(Row(track_id, _window(mask), -1, mask))
+                labelled.rows[frame.index].append(Row(track_id, mask.box, -1, mask))
     return labelled.frames()
 
 

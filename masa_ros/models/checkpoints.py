@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from masa_ros.errors import WeightsError
 from masa_ros.models import official
@@ -18,13 +18,16 @@ from masa_ros.models.files import SAM_FILES, locate
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import ZOO
 
+COUNTER = 'num_batches_tracked'
+"""Ends the names of tensors that count training steps: they have no meaning after."""
+
 
 def save(network: MasaNetwork, path: Path, metadata: dict[str, str]) -> None:
     """Write the network's tensors in half precision with ``metadata`` beside them, atomically."""
     tensors = {
         name: value.detach().cpu().contiguous().half() if value.is_floating_point() else value
         for name, value in network.state_dict().items()
-        if not name.endswith('num_batches_tracked')  # counts training steps, no meaning after
+        if not name.endswith(COUNTER)
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix('.tmp')
@@ -56,7 +59,7 @@ def load(network: MasaNetwork, path: Path, model: ModelConfig) -> dict[str, str]
         if frozen:
             sam = locate(SAM_FILES[model.name], beside=path)
             tensors |= official.translate(model, official.read(sam))
-    wrong = _differences(network, tensors)
+    wrong = differences(network, tensors)
     if wrong:
         likely = _made_for(tensors, path)
         shown = '; '.join(wrong[:5])
@@ -71,23 +74,27 @@ def load(network: MasaNetwork, path: Path, model: ModelConfig) -> dict[str, str]
 def _read_safetensors(path: Path, model: ModelConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise WeightsError(f'weights of {model.name}: there is no file {path}')
-    try:
-        with safe_open(path, framework='pt') as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f'{path} is not a readable safetensors file: {error}') from error
+    tensors, metadata = read_safetensors(path)
     made_for = metadata.get('model', model.name)
     if made_for not in (model.name, model.formerly):
         raise WeightsError(f'{path} holds weights of {made_for}, the chosen model is {model.name}')
     return tensors, metadata
 
 
-def _differences(network: MasaNetwork, tensors: dict[str, Tensor]) -> list[str]:
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of a file; raises WeightsError when it cannot be read."""
+    try:
+        with safe_open(path, framework='pt') as file:
+            metadata = dict(file.metadata() or {})
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f'{path} is not a readable safetensors file: {error}') from error
+
+
+def differences(network: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
+    """Return how tensors by name differ from those of a network: missing, unknown, of a shape."""
     own = {
-        name: value
-        for name, value in network.state_dict().items()
-        if not name.endswith('num_batches_tracked')
+        name: value for name, value in network.state_dict().items() if not name.endswith(COUNTER)
     }
     wrong = [f'{name} is missing' for name in sorted(own.keys() - tensors.keys())]
     wrong += [

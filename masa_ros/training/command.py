@@ -7,6 +7,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from masa_ros.errors import ConfigError
+
 _SCENES, _CLIPS = 50, 10  # that are evaluated
 _MOST_KNOWN = 400  # objects with true masks that composites are made of
 _MOST_SEARCHED = 400  # photographs that are searched for such
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument(
         '--tutor',
         default='',
-        metavar='MODEL=FILE',
+        metavar='NAME=FILE',
         help='a network whose embeddings are imitated',
     )
     parser.add_argument('--device', default='auto', help='cpu, cuda, cuda:N (%(default)s)')
@@ -116,6 +118,14 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoint')
 
 
+def named_file(option: str, text: str) -> tuple[str, str]:
+    """Take NAME=FILE apart; raises ConfigError."""
+    name, _, file = text.partition('=')
+    if not (name and file):
+        raise ConfigError(f'{option} takes NAME=FILE')
+    return name, file
+
+
 def _evenly(files: list[Path], most: int) -> list[Path]:
     """Take at most so many files, from the beginning to the end of the list."""
     return files[:: max(1, -(-len(files) // most))]
@@ -137,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace, device: str) -> None:
     """Train in this process, one of those that were started."""
-    from masa_ros.errors import ConfigError, SourceError
+    from masa_ros.errors import SourceError
     from masa_ros.models.zoo import model_config
     from masa_ros.training import parallel
     from masa_ros.training.composites import Composites
@@ -197,14 +207,11 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
     if not parts or arguments.share < 1:
         composites = Composites(library, single, size, arguments.seed)
         parts.append((1 - arguments.share if parts else 1.0, composites))
-    model, _, file = arguments.tutor.partition('=')
-    if bool(model) != bool(file):
-        raise ConfigError('--tutor takes MODEL=FILE')
     config = TrainConfig(
         model=arguments.model,
         output=arguments.output,
         weights=arguments.weights,
-        tutor=(model, file),
+        tutor=named_file('--tutor', arguments.tutor) if arguments.tutor else ('', ''),
         device=device,
         precision=arguments.precision,
         learning_rate=arguments.learning_rate,

@@ -45,6 +45,8 @@ def dense_loss(
     scores, fits, edges, positives = [zero], [zero], [zero], 0.0
     for logit, box, distance, target in zip(logits, boxes, distances, targets):
         share = config.generated if target.generated else 1.0
+        if not share:
+            continue
         wanted, index, learns = assign(points, box.detach(), target)
         known = (wanted > 0) | ~target.unknown(box.detach(), config.ignore_share)
         error = (wanted - logit.sigmoid()).abs().detach()

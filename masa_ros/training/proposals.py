@@ -224,8 +224,7 @@ class Proposal(NamedTuple):
     @classmethod
     def of(cls, mask: Mask, score: float) -> Proposal:
         """Return the proposal of a mask."""
-        box = (mask.x, mask.y, mask.x + mask.width, mask.y + mask.height)
-        return cls(np.array(box, np.float32), mask, score)
+        return cls(np.array(mask.box, np.float32), mask, score)
 
 
 Propose = Callable[[Image], list[Proposal]]

@@ -93,15 +93,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _finder(arguments: argparse.Namespace, device: str) -> Any:
     """Return what finds proposals in an image."""
-    from masa_ros.errors import ConfigError
+    from masa_ros.training.command import named_file
     from masa_ros.training.proposals import by_own_model, by_sam
     from masa_ros.training.teachers import by_teachers
 
     if arguments.teacher:
-        pairs = [teacher.partition('=') for teacher in arguments.teacher]
-        if not all(path for _, _, path in pairs):
-            raise ConfigError('--teacher takes NAME=FILE')
-        return by_teachers([(name, Path(path)) for name, _, path in pairs], device)
+        pairs = [named_file('--teacher', teacher) for teacher in arguments.teacher]
+        return by_teachers([(name, Path(path)) for name, path in pairs], device)
     if arguments.model not in ('masa_nano', 'masa_nano2'):
         return by_sam(arguments.model, device)
     return by_own_model(arguments.model, arguments.weights, device)

@@ -233,21 +233,16 @@ class _State:
             for parameter in self._part('gentle', name).parameters()
         }
         learning = [p for p in self.network.parameters() if p.requires_grad]
+        alike: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for parameter in learning:
+            alike.setdefault((parameter in gentle, parameter.ndim <= 1), []).append(parameter)
         self.optimiser = torch.optim.AdamW(
             {
-                'params': some,
-                'weight_decay': config.weight_decay if matrices else 0.0,
-                'share': share,
+                'params': parameters,
+                'weight_decay': 0.0 if vectors else config.weight_decay,
+                'share': _GENTLE if slow else 1.0,
             }
-            for share in (1.0, _GENTLE)
-            for matrices in (True, False)
-            if (
-                some := [
-                    p
-                    for p in learning
-                    if (p in gentle) == (share == _GENTLE) and (p.ndim > 1) == matrices
-                ]
-            )
+            for (slow, vectors), parameters in sorted(alike.items(), key=lambda item: item[0])
         )
         self.guide: MasaNetwork | None = None  # what gentle parts were before
         if config.weights and model.network.dense is not None and not gentle.isdisjoint(learning):

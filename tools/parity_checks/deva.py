@@ -1,6 +1,5 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg"
 """DEVA: every stage of its network, and what its memory holds after every frame."""
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masa_ros.models.deva.network import aggregate, coarse, probabilities
+from masa_ros.models.deva.network import DevaNetwork, aggregate, coarse, probabilities
 from masa_ros.models.deva.reading import similarity, strongest, weighted_sum
 from masa_ros.models.deva.weights import PUBLISHED
 from masa_ros.models.preprocess import normalise
@@ -345,7 +344,7 @@ def compare_preprocessing(report: Report, fixtures: Fixtures) -> None:
         image, size = arrays[f'pre{i}.rgb'], max(int(arrays[f'pre{i}.size']), 0)
         pixels = normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
         for rule in ('demo', 'eval'):
-            place = Placement.of(*image.shape[:2], size, rule)
+            place = Placement.of(image.shape[0], image.shape[1], size, rule)
             inside = place.image_in(pixels, rule == 'eval')[0]
             left, _, top, _ = place.padding
             case.near(rule, inside[:, top : top + place.rows, left : left + place.columns])
@@ -365,16 +364,22 @@ def compare_preprocessing(report: Report, fixtures: Fixtures) -> None:
         i += 1
 
 
+def let_propagate(network: DevaNetwork, arrays: dict[str, Array]) -> None:
+    """Change seeded weights as the sessions do, so that they really carry masks on."""
+    decoder, start = network.mask_decoder, 'override.mask_decoder.'
+    gain = float(arrays[f'{start}sensory_compress.last_column_gain'])
+    decoder.sensory_compress.weight[:, -1] *= gain
+    decoder.pred.weight.copy_(torch.from_numpy(arrays[f'{start}pred.weight']))
+    bias = decoder.pred.bias
+    assert bias is not None
+    bias.copy_(torch.from_numpy(np.atleast_1d(arrays[f'{start}pred.bias'])))
+
+
 def compare_session_memories(
     report: Report, fixtures: Fixtures, propagator: DevaPropagator
 ) -> None:
     """Compare the memory over whole sessions, with weights that propagate."""
     arrays = fixtures.arrays('session.npz')
-    decoder, start = propagator.network.mask_decoder, 'override.mask_decoder.'
-    decoder.sensory_compress.weight[:, -1] *= float(
-        arrays[f'{start}sensory_compress.last_column_gain']
-    )
-    decoder.pred.weight.copy_(torch.from_numpy(arrays[f'{start}pred.weight']))
-    decoder.pred.bias.copy_(torch.from_numpy(np.atleast_1d(arrays[f'{start}pred.bias'])))
+    let_propagate(propagator.network, arrays)
     for name in ('semionline', 'incremental', 'online'):
         compare_detections(report, propagator, arrays, name)

@@ -1,12 +1,11 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg"
 """Comparing a DEVA case frame by frame: the worst figure of every kind is printed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,7 +68,8 @@ class Case:
                 mine = mine[0]
             self.same(f'{key}.shape', mine.shape, full)
             steps = self.arrays[f'{name}.stride'].tolist()
-            mine = mine[(..., *(slice(None, None, step) for step in steps))]
+            index: tuple[Any, ...] = (..., *(slice(None, None, step) for step in steps))
+            mine = mine[index]
         if mine.shape != theirs.shape:
             self.wrong.append(f'{key} is {mine.shape}, not {theirs.shape}')
             return
@@ -109,8 +109,8 @@ class Case:
         self.same(f'{frame}.buckets', [b.ids for b in buckets], list(theirs.values()))
         self.same(f'{frame}.work_size', work, _listed(arrays.get(f'{start}work_size')))
         if f'{start}long_size' in arrays:
-            long = [b.long for b in buckets]
-            self.same(f'{frame}.long_size', long, _listed(arrays[f'{start}long_size']))
+            sizes = [b.long for b in buckets]
+            self.same(f'{frame}.long_size', sizes, _listed(arrays[f'{start}long_size']))
         if memory.ids:
             self.near(f'{frame}.sensory', torch.stack(list(memory.sensory.values())))
         if self.wrong:

@@ -1,6 +1,5 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg"
 """DEVA: consensus, merging and deletion, decision by decision, without the network."""
 
 from __future__ import annotations
@@ -103,8 +102,8 @@ def compare_vote(
         checks.same('conflict', iou > 0, arrays[f'{name}.conflict'])
         stored = arrays[f'{name}.selected']
         if case['n_optimal'] > 1:
-            ids = (1 + np.flatnonzero(chosen)).tolist()
-            checks.same('one of the best', ids in case['optimal_sets'], True)
+            ours = (1 + np.flatnonzero(chosen)).tolist()
+            checks.same('one of the best', ours in case['optimal_sets'], True)
             chosen = stored
         checks.same('chosen', chosen, stored)
     agreed = collect(frames, iou, chosen)
@@ -232,8 +231,8 @@ def compare_text(
     shape = arrays[f'{name}.output_mask'].shape
     soft = F.interpolate(torch.from_numpy(masks)[None].float(), shape, mode='bilinear')[0]
     sized = [crop(mask) for mask in (soft > 0.5).numpy()]
-    order = np.argsort([mask.sum() for mask in masks])[::-1]
-    order = [i for i in order.tolist() if sized[i].width]
+    by_area = np.argsort([mask.sum() for mask in masks])[::-1]
+    order = [i for i in by_area.tolist() if sized[i].width]
     left = cut([sized[i] for i in order], shape, range(len(order)))
     checks.same('map', paint(left, shape), arrays[f'{name}.output_mask'])
     rows = kept[order]

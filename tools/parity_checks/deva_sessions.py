@@ -1,6 +1,5 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg"
 """DEVA: whole sessions, and consensus and merging, with the network."""
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ from masa_ros.methods.deva.options import DevaConfig
 from masa_ros.methods.deva.segments import Segment, paint, split
 from masa_ros.models.deva.network import DevaNetwork
 from masa_ros.propagators.deva import DevaMemory, DevaPropagator, DevaPropagatorConfig
+from masa_ros.propagators.protocol import Memory
 from masa_ros.types import Frame, Instances, Mask, Result
-from parity_checks.deva import load_propagator
+from parity_checks.deva import encode, let_propagate, load_propagator, one_hot
 from parity_checks.deva_consensus import Checks, ReleasedIds, segments_of
 from parity_checks.report import Array, Fixtures, Report
 
@@ -42,11 +42,7 @@ def compare_sessions(report: Report, fixtures: Fixtures) -> None:
     compare_network_cases(report, network, fixtures.arrays('network.npz'))
     told = json.loads((fixtures.folder / 'session.json').read_text())
     arrays = fixtures.arrays('session.npz')
-    decoder, start = network.mask_decoder, 'override.mask_decoder.'
-    gain = float(arrays[f'{start}sensory_compress.last_column_gain'])
-    decoder.sensory_compress.weight[:, -1] *= gain
-    decoder.pred.weight.copy_(torch.from_numpy(arrays[f'{start}pred.weight']))
-    decoder.pred.bias.copy_(torch.from_numpy(np.atleast_1d(arrays[f'{start}pred.bias'])))
+    let_propagate(network, arrays)
     for name in ('semionline', 'incremental', 'online'):
         parameters, listed = told[name]['params'], told['detections']
         memory = DevaPropagatorConfig(
@@ -102,14 +98,12 @@ def compare_network_cases(report: Report, network: DevaNetwork, arrays: dict[str
 def compare_incorporated(report: Report, network: DevaNetwork, arrays: dict[str, Array]) -> None:
     """Compare detections that are merged with what the memory, or somebody else, says: D."""
     checks, worst = Checks(report, 'deva D merging'), 0.0
-    memory = DevaPropagator(network, DevaPropagatorConfig(size=0), 'cpu').memory()
-    method = _method(network, DevaPropagatorConfig(size=0), DevaConfig())
+    propagator = DevaPropagator(network, DevaPropagatorConfig(size=0), 'cpu')
+    memory = propagator.memory()
     table, numbers = Table(), ReleasedIds(False, 42)
     t = 0
     while (stored := f'D.t{t}') + '.prob' in arrays:
-        (encoded,) = method.encode(
-            [Frame(arrays['frames.rgb'][int(arrays[f'{stored}.frame'])], t)]
-        )
+        encoded = encode(propagator, arrays['frames.rgb'][int(arrays[f'{stored}.frame'])])
         given = arrays.get(f'{stored}.forward_mask')
         if given is None:
             given = memory.read(encoded).argmax(0).numpy()
@@ -125,9 +119,10 @@ def compare_incorporated(report: Report, network: DevaNetwork, arrays: dict[str,
             kept = [i for i, each in enumerate(table.objects) if each.track_id not in gone]
             table.remove(gone)
             given = paint([masks[i] for i in kept], given.shape)
-            hot = torch.from_numpy(given) == torch.arange(1 + len(kept))[:, None, None]
             ids = [each.track_id for each in table.objects]
-            memory.remember(encoded, ids, hot.float(), certain=True)
+            memory.remember(
+                encoded, ids, one_hot(given, list(range(1, 1 + len(kept)))), certain=True
+            )
         else:
             memory.remember(encoded, memory.ids)
         worst = max(worst, float((given != arrays[f'{stored}.argmax']).mean()))
@@ -183,6 +178,12 @@ class _Propagator(DevaPropagator):
         return _Memory(self.network, self.config)
 
 
+def _seen(memory: Memory[Any]) -> _Memory:
+    """Tell the type of a session's memories."""
+    assert isinstance(memory, _Memory)
+    return memory
+
+
 class _Watched(DevaSession):
     """Tells what it did in each frame; the stamp of a frame is its number."""
 
@@ -216,7 +217,7 @@ class _Watched(DevaSession):
         result = super()._merge(frame, encoded, found)
         told['kind'] = 'detection'
         nothing = np.zeros(frame.shape, np.int64)
-        told['forward_mask'] = self._memories[0].found.argmax(0) if known else nothing
+        told['forward_mask'] = _seen(self._memories[0]).found.argmax(0) if known else nothing
         return result
 
     def _remembered(self, frame: Frame, encoded: Any, seen: dict[int, Mask]) -> Result:
@@ -231,7 +232,7 @@ class _Watched(DevaSession):
         told['poke'] = [each.missed for each in objects]
         told['history'] = sorted(self.numbers.history)
         released = {each.track_id: i for each, i in zip(objects, told['obj_ids'])}
-        for memory in self._memories:
+        for memory in map(_seen, self._memories):
             told['prob'] = memory.found
             told['is_memory_frame'] = memory.since == 0
             told['work_size'] = [b.tokens.size - b.long for b in memory.buckets]

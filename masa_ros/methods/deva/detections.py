@@ -69,9 +69,8 @@ def tracks(objects: Sequence[Object], seen: Sequence[Mask]) -> Instances:
     """Return the objects that are seen, best first, as they are in a frame."""
     pairs = [pair for pair in zip(objects, seen) if pair[1].width]
     pairs.sort(key=lambda pair: -pair[0].votes.score)
-    windows = [(m.x, m.y, m.x + m.width, m.y + m.height) for _, m in pairs]
     return Instances(
-        boxes=np.array(windows, np.float32).reshape(-1, 4),
+        boxes=np.array([mask.box for _, mask in pairs], np.float32).reshape(-1, 4),
         scores=np.array([each.votes.score for each, _ in pairs], np.float32),
         labels=np.array([each.votes.label for each, _ in pairs], np.int32),
         masks=tuple(mask for _, mask in pairs),

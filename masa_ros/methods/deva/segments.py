@@ -91,8 +91,7 @@ def intersections(ours: Sequence[Mask], theirs: Sequence[Mask]) -> NDArray[np.in
 
 
 def _windows(masks: Sequence[Mask]) -> NDArray[np.int64]:
-    corners = [(m.x, m.y, m.x + m.width, m.y + m.height) for m in masks]
-    return np.array(corners, np.int64).reshape(-1, 4)
+    return np.array([mask.box for mask in masks], np.int64).reshape(-1, 4)
 
 
 def joined(one: Mask, other: Mask) -> Mask:

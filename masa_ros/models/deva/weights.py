@@ -6,15 +6,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from masa_ros.errors import WeightsError
-from masa_ros.models import official
+from masa_ros.models import checkpoints, official
 from masa_ros.models.deva.network import DevaNetwork
 
 PUBLISHED = 'DEVA-propagation.pth'
-_COUNTER = 'num_batches_tracked'  # counts training steps
 
 
 def load(network: DevaNetwork, path: Path) -> None:
@@ -28,21 +24,11 @@ def load(network: DevaNetwork, path: Path) -> None:
 
     """
     if path.suffix == '.safetensors':
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f'{path} is not a readable safetensors file: {error}') from error
+        every, _ = checkpoints.read_safetensors(path)
     else:
-        tensors = official.read(path)
-    own = {k: v.shape for k, v in network.state_dict().items() if not k.endswith(_COUNTER)}
-    given = {k: v.shape for k, v in tensors.items() if not k.endswith(_COUNTER)}
-    wrong = [f'{name} is missing' for name in sorted(own.keys() - given.keys())]
-    wrong += [
-        f'{name} has shape {tuple(given[name])}, expected {tuple(own[name])}'
-        for name in sorted(own.keys() & given.keys())
-        if given[name] != own[name]
-    ]
-    wrong += [f'{name} is unknown' for name in sorted(given.keys() - own.keys())]
+        every = official.read(path)
+    tensors = {k: v for k, v in every.items() if not k.endswith(checkpoints.COUNTER)}
+    wrong = checkpoints.differences(network, tensors)
     if wrong:
         raise WeightsError(
             f"{path} does not fit DEVA's propagation network, {len(wrong)} differences: "
