@@ -23,7 +23,7 @@ test-training:
 	$(VENV)/pytest $(TRAINING)
 
 JAZZY := images masks options tracking types streams replay evaluation container toy interfaces names h264 \
-	node node_cameras node_contained node_h264 node_lifecycle node_names
+	node node_cameras node_contained node_deva node_h264 node_lifecycle node_names
 test-jazzy:  ## What touches ROS, NumPy or OpenCV, on Jazzy and the libraries of Ubuntu 24.04
 	.venv-jazzy/bin/python -P -m pytest $(JAZZY:%=test/test_%.py)
 
@@ -38,8 +38,9 @@ bench-gpu: setup-dev  ## Every model under every runtime on a GPU; a rehearsal w
 	$(VENV)/python bench/gpu.py
 
 MINUTES ?= 30
-soak: setup-dev  ## A node under load and faults: make soak MINUTES=30
-	$(VENV)/python bench/soak.py --minutes $(MINUTES)
+METHOD ?= masa
+soak: setup-dev  ## A node under load and faults: make soak MINUTES=30 [METHOD=deva]
+	$(VENV)/python bench/soak.py --minutes $(MINUTES) --method $(METHOD)
 
 FIXTURES ?= ../shared/parity
 parity: setup  ## Compare with numbers of the original code: make parity FIXTURES=<dir> [ONLY=ops]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from common import OUTPUT, keep
 
-USUAL = ('association', 'node_overhead', 'tracking', 'palindromes', 'models')
-NOT_BENCHMARKS = ('common', 'run', 'clips')
+USUAL = ('association', 'node_overhead', 'tracking', 'palindromes', 'propagation', 'models')
+NOT_BENCHMARKS = ('common', 'run', 'clips', 'sequences')
 
 
 def names() -> list[str]:

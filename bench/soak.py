@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node under mixed load and faults for as long as you like, watched from outside.
 
-    python bench/soak.py [--minutes 30]
+    python bench/soak.py [--minutes 30] [--method masa]
 
 The node is a process of its own; it is fed over DDS with a camera's images, bursts at many times
 its rate, refused images, silence, stamps that jump, restarting publishers and restarts by its
@@ -37,21 +37,23 @@ from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from masa_ros import methods
 from masa_ros.demo import scene as demo_scene
 from masa_ros.nodes.messages import array_to_image, ns_to_stamp, stamp_to_ns
 
 NAMESPACE = '/soak'
 RATE = 10.0  # of the camera, hertz
 SAMPLE = 5.0  # seconds between two looks at the process
+WATCHED = ('mb', 'files', 'threads', 'memory_kb')
 COUNTS = ('received', 'processed', 'skipped', 'rejected', 'failed')
 
 
 class Soak:
     """The node's process, its camera, and what was seen of them; ``pace`` shortens every phase."""
 
-    def __init__(self, pace: float = 1.0) -> None:
+    def __init__(self, method: str, pace: float = 1.0) -> None:
         self.pace = pace
-        arguments = ['-r', f'__ns:={NAMESPACE}', '-p', 'device:=cpu']
+        arguments = ['-r', f'__ns:={NAMESPACE}', '-p', 'device:=cpu', '-p', f'method:={method}']
         command = [sys.executable, '-m', 'masa_ros.cli', 'node', '--ros-args', *arguments]
         self.process = subprocess.Popen(command, cwd='/', stderr=subprocess.DEVNULL)
         self.node = rclpy.create_node('camera', namespace=NAMESPACE)
@@ -110,6 +112,7 @@ class Soak:
             'mb': resident_mb(self.process.pid),
             'files': len(list((root / 'fd').iterdir())),
             'threads': len(list((root / 'task').iterdir())),
+            'memory_kb': float(self.report.get('memory_bytes', 0)) / 1024,  # of masks carried on
         }
 
     def image(self, stamp_ns: int = 0) -> Image:
@@ -263,7 +266,7 @@ class Soak:
             samples = [s for s in self.samples if after <= s['s'] < before]
             rows.append(
                 {'until_minute': before / 60}
-                | {k: max((s[k] for s in samples), default=0) for k in ('mb', 'files', 'threads')}
+                | {k: max((s[k] for s in samples), default=0) for k in WATCHED}
                 | dict(zip(('p50_ms', 'p99_ms'), _percentiles(self._steady(after, before))))
             )
         return rows
@@ -283,13 +286,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def main(quick: bool = False, minutes: float = 30.0) -> dict[str, Any]:
+def main(quick: bool = False, minutes: float = 30.0, method: str = 'masa') -> dict[str, Any]:
     """Print the report and return its figures."""
     random.seed(0)
     # Else Fast DDS loses most images of a burst before they reach the node.
     os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = 'LARGE_DATA'
     rclpy.init()
-    soak = Soak(0.1 if quick else 1.0)
+    soak = Soak(method, 0.1 if quick else 1.0)
     try:
         figures = soak.run(0.0 if quick else minutes)
         figures['ended_in_s'] = soak.end()
@@ -310,4 +313,9 @@ def main(quick: bool = False, minutes: float = 30.0) -> dict[str, Any]:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--minutes', type=float, default=30.0)
-    keep('soak', main(minutes=parser.parse_args().minutes))
+    parser.add_argument('--method', choices=methods.names(), default=methods.names()[0])
+    parser.add_argument('--quick', action='store_true', help='see that it runs')
+    arguments = parser.parse_args()
+    seen = main(arguments.quick, arguments.minutes, arguments.method)
+    if not arguments.quick:
+        keep('soak' if arguments.method == 'masa' else f'soak_{arguments.method}', seen)

@@ -10,19 +10,17 @@ detections, and the robot's may ask the network about places.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import clips
 import numpy as np
 import supervision
 import trackers
+from sequences import DATA, boxes_of, rate, recalled
 
 from masa_ros.demo import scene as demo_scene
 from masa_ros.detectors.masa import Encoded, MasaDetector
@@ -31,10 +29,8 @@ from masa_ros.evaluation.metrics import Scores, evaluate
 from masa_ros.recordings.sources import open_source
 from masa_ros.recordings.tracks_file import TrackedFrame
 from masa_ros.tracking import Probe, ReleasedConfig, TrackerConfig, make_tracker
-from masa_ros.tracking.geometry import ious
 from masa_ros.types import Frame, Instances, TrackState
 
-DATA = Path(__file__).parents[2] / 'shared/data'
 LABELLED, SEQUENCES = DATA / 'labelled', DATA / 'sequences'
 SEEDS = range(8)
 
@@ -132,33 +128,6 @@ def run(detector: MasaDetector, tracker: AnyTracker, frames: list[Prepared]) -> 
     return tracked
 
 
-def rate(folder: Path) -> float:
-    """Frames per second by meta.json, 25 where it does not say."""
-    fps = json.loads((folder / 'meta.json').read_text()).get('fps')
-    return float(fps or 25)
-
-
-def boxes_of(labels: Path, shape: tuple[int, int], frames: int) -> list[TrackedFrame]:
-    """Read a table of frame, id, x, y, w, h: the frames that it names."""
-    by_frame: dict[int, list[list[float]]] = {}
-    with labels.open() as file:
-        for row in csv.DictReader(file):
-            x, y, w, h = (float(row[key]) for key in 'xywh')
-            box = [int(row['id']), x, y, x + w, y + h]
-            by_frame.setdefault(int(row['frame']), []).append(box)
-    truth = []
-    for index, rows in by_frame.items():
-        if index < frames:
-            values = np.array(rows, np.float64)
-            instances = Instances(
-                boxes=values[:, 1:].astype(np.float32),
-                track_ids=values[:, 0].astype(np.int64),
-                states=np.full(len(rows), TrackState.TRACKED, np.uint8),
-            )
-            truth.append(TrackedFrame(index, '', 0, *shape, instances))
-    return truth
-
-
 def recordings(
     kinds: list[str] | None, quick: bool = False
 ) -> Iterator[tuple[str, list[Frame], list[TrackedFrame]]]:
@@ -180,18 +149,6 @@ def recordings(
             source = open_source(images if images.is_dir() else folder, fps=rate(folder))
             frames = [item.frame for item in source if isinstance(item.frame, Frame)]
             yield folder.name, frames, boxes_of(labels, frames[0].image.shape[:2], len(frames))
-
-
-def recalled(found: list[TrackedFrame], truth: list[TrackedFrame]) -> list[TrackedFrame]:
-    """Keep what overlaps the truth: not everything in these sequences is labelled."""
-    by_index = {frame.index: frame.instances.boxes for frame in truth}
-    kept = []
-    for frame in found:
-        if frame.index in by_index:
-            overlap = ious(frame.instances.boxes, by_index[frame.index])
-            chosen = frame.instances[overlap.max(axis=1, initial=0) >= 0.5]
-            kept.append(dataclasses.replace(frame, instances=chosen))
-    return kept
 
 
 def main(

@@ -30,6 +30,11 @@ _COMMANDS = (
         'masa_ros.training.proposals_command',
     ),
     ('train', 'train a model on a folder of unlabelled images', 'masa_ros.training.command'),
+    (
+        'train-propagator',
+        'train the network that carries masks on',
+        'masa_ros.training.propagation_command',
+    ),
 )
 _OF_ROS = {
     *('rclpy', 'rcl_interfaces', 'builtin_interfaces', 'std_msgs', 'sensor_msgs', 'std_srvs'),

@@ -13,6 +13,7 @@ from fault_scene import Fault, run
 __all__ = ['FAULTS', 'run']
 
 _REFUSED = 'refused and counted by cause, one line in the log; the next good image is answered'
+_DEVA = {'method': 'deva', 'clip_frames': 3, 'max_objects': 10}
 FAULTS = {
     'truncated': Fault('image data cut short or empty', _REFUSED, outside.truncated),
     'sizes': Fault('images of no or absurd size', _REFUSED, outside.impossible_sizes),
@@ -116,5 +117,49 @@ FAULTS = {
     ),
     'combined': Fault(
         'refused images, disorder and no stamps, mixed', _REFUSED, outside.everything
+    ),
+    'deva_sizes': Fault(
+        '`deva` with clips of three: another size in every image, down to 1 x 1',
+        'tracked; open images are answered first',
+        outside.changing_size,
+        _DEVA,
+    ),
+    'deva_loop': Fault(
+        'the same: stamps jump back',
+        'open images are answered, tracks are reset, counted',
+        outside.backwards,
+        _DEVA,
+    ),
+    'deva_combined': Fault(
+        'the same: refused images, disorder and no stamps, mixed',
+        _REFUSED,
+        outside.everything,
+        _DEVA,
+    ),
+    'deva_model': Fault(
+        'the same: the model raises',
+        'counted, the node goes on',
+        inside.model_fails,
+        _DEVA,
+        inside.breaking(lambda: RuntimeError('broken')),
+    ),
+    'deva_gpu': Fault(
+        '`deva`: GPU out of memory or gone',
+        'goes on on the CPU with the same tracks',
+        inside.moves_to_cpu,
+        _DEVA | {'clip_frames': 1, 'device': 'gpu'},
+        inside.breaking(inside.out_of_memory, 'gpu'),
+    ),
+    'deva_crowd': Fault(
+        '`deva`: more detections than `max_objects`',
+        'the best are tracked, the others counted',
+        inside.crowd,
+        _DEVA | {'clip_frames': 1, 'max_objects': 2},
+    ),
+    'deva_nothing': Fault(
+        '`deva`: nothing is detected for a long time',
+        'objects are forgotten after `max_missed` looks, the memory is empty',
+        inside.nothing_found,
+        _DEVA | {'clip_frames': 1, 'detection_every': 1, 'max_missed': 1},
     ),
 }

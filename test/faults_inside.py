@@ -14,6 +14,7 @@ from conftest import scene
 from diagnostic_msgs.msg import DiagnosticStatus
 from fault_scene import Scene
 from lifecycle_msgs.msg import State
+from ros_harness import set_parameter
 from sensor_msgs.msg import Image
 
 from masa_ros import methods, options
@@ -166,6 +167,24 @@ def shrinks(stage: Scene) -> dict[str, int]:
                 assert i.mask_x + i.mask_width <= size[1]
                 assert i.mask_y + i.mask_height <= size[0]
     return {'processed': 9, 'event_size_change': 4}
+
+
+def crowd(stage: Scene) -> dict[str, int]:
+    for _ in range(6):  # objects are looked for in one of five
+        answer = stage.harness.exchange(stage.good())
+        assert answer is not None and len(answer.instances) <= 2
+    return {'processed': 7, 'detections_refused': 1, 'tracks_in_memory': 1}
+
+
+def nothing_found(stage: Scene) -> dict[str, int]:
+    assert set_parameter(stage.harness, 'score_threshold', 1.0).successful
+    stage.stream(3.0)
+    empty = lambda: all(  # noqa: E731
+        stage.harness.report(key) == '0' for key in ('memory_bytes', 'tracks_in_memory')
+    )
+    assert stage.harness.until(empty, 5), 'something is remembered'
+    assert set_parameter(stage.harness, 'score_threshold', 0.0).successful
+    return {'objects_deleted': 1}
 
 
 def replaced_weights(stage: Scene) -> dict[str, int]:

@@ -54,7 +54,7 @@ def test_a_mistake_shows_the_usage_of_the_command(ended, command):
     [
         ('replay x --outptu y', 'no option --outptu; did you mean --output?'),
         ('replay x --output=y --assocation=tao', 'did you mean --association?'),
-        ('replay x --output y --association tao --coast-seconds 1', 'association exist'),
+        ('replay x --output y --association tao --coast-seconds 1', 'of what is chosen exist'),
         ('replay x --output y --method nonsense --model k', 'argument --method: invalid choice'),
         ('replay x y --output z', "'y' is one argument too many"),
         ('replay x -o y', 'no option -o'),
@@ -91,11 +91,20 @@ def test_the_help_is_short_and_complete_on_demand(ended, command):
     assert stored <= set(common) <= stored | {'source', 'tracks'}, 'COMMON names what is not there'
 
 
-def test_the_full_help_has_all_options_by_where_they_are_from(ended):
-    full = ended('replay --help-all')[1]
-    of_method = [*options.listed(METHODS['masa'].options), *options.listed(StreamConfig)]
-    assert {'--' + each.name.replace('_', '-') for each in of_method} <= names(full)
-    assert full.index('\noptions:') < full.index('\nmethod masa:') < full.index('\nstream:')
+@pytest.mark.parametrize('method', METHODS)
+def test_the_full_help_has_all_options_by_where_they_are_from(ended, method):
+    full = ended(f'replay --method {method} --help-all')[1]
+    known = [*options.listed(METHODS[method].options), *options.listed(StreamConfig)]
+    assert {'--' + re.sub('[._]', '-', each.name) for each in known} <= names(full)
+    parts = ('\noptions:', f'\nmethod {method}:', '\nstream:')
+    assert [full.index(part) for part in parts] == sorted(full.index(part) for part in parts)
+    clashing = [re.sub('[._]', '-', each.name) for each in known]
+    assert len(set(clashing)) == len(clashing)
+
+
+def test_options_of_what_is_not_chosen_are_not_there(ended):
+    assert '--detection-every' not in ended('replay --help-all')[1]
+    assert '--deva-size' in ended('replay --method deva --propagator deva --help-all')[1]
     assert '--coast-seconds' not in ended('replay --association tao --help-all')[1]
 
 

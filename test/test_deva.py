@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """DEVA as a method: what is found, deleted and answered, with masks that a rule carries on."""
 
+import contextlib
 import dataclasses
 import random
 
 import numpy as np
 import pytest
-import torch
 from conftest import scene
+from moving import STEP, Moving
 
 from masa_ros import options
 from masa_ros.detectors import DETECTORS
@@ -21,65 +22,6 @@ from masa_ros.streams.stream import Stream
 from masa_ros.types import Frame, Instances, Mask, Prompt, TrackState
 
 SIZE = (60, 80)
-STEP = 2  # pixels to the right that everything moves in a frame
-
-
-class MovingMemory:
-    """Knows that everything moves to the right."""
-
-    def __init__(self, failing):
-        self.masks, self.stamp, self.failing = {}, 0, failing
-
-    @property
-    def ids(self):
-        return tuple(self.masks)
-
-    def read(self, frame):
-        if self.failing:
-            raise RuntimeError(self.failing.pop())
-        drawn = torch.zeros(1 + len(self.masks), *frame.shape)
-        by, width = STEP * (frame.stamp_ns - self.stamp), frame.shape[1]
-        for mask, out in zip(self.masks.values(), drawn[1:]):
-            assert mask.shape == frame.shape, 'a memory is of one size'
-            if abs(by) < width:
-                out[:, max(by, 0) : width + min(by, 0)] = mask[:, max(-by, 0) : width - max(by, 0)]
-        drawn[0] = 1 - drawn[1:].sum(0)
-        self.last = frame, drawn
-        return drawn
-
-    def remember(self, frame, ids, masks=None, certain=False):
-        if masks is None:
-            assert self.last[0] is frame and tuple(ids) == self.ids
-            masks = self.last[1]
-        assert masks.shape == (1 + len(ids), *frame.shape) and masks.dtype == torch.float32
-        assert (masks.sum(0) == 1).all(), 'one owner of each pixel'
-        self.masks, self.stamp = dict(zip(ids, masks[1:])), frame.stamp_ns
-
-    def drop(self, ids):
-        self.masks = {i: mask for i, mask in self.masks.items() if i not in ids}
-
-    def forget(self):
-        self.masks = {}
-
-    def figures(self):
-        return {'memory_frames': int(bool(self.masks)), 'memory_bytes': len(self.masks)}
-
-
-class Moving:
-    """Carries masks to the right; a frame is its own encoding."""
-
-    def __init__(self):
-        self.failing, self.encoded = [], []
-
-    def encode(self, frames):
-        self.encoded += frames
-        return list(frames)
-
-    def memory(self):
-        return MovingMemory(self.failing)
-
-    def facts(self):
-        return {'model': 'moving'}
 
 
 class Scripted:
@@ -221,6 +163,17 @@ def test_what_the_first_frame_missed_is_brought_from_the_others():
     assert results[0].tracks.boxes.tolist() == [[5, 5, 15, 15]]
 
 
+@pytest.mark.parametrize('clip, asked', [(1, [14]), (3, [12, 13, 14])])
+def test_looks_come_closer_at_once_when_they_are_asked_for(clip, asked):
+    method = deva(moving((5, 5, 10, 10)), detection_every=1000, clip_frames=clip)
+    session = method.session()
+    run(session, range(10))
+    method.detector.asked.clear()
+    method.configure(dataclasses.replace(method.config, detection_every=5))
+    run(session, range(10, 15))
+    assert method.detector.asked == asked
+
+
 def test_finish_answers_what_is_open():
     find = moving((5, 5, 10, 10))
     for count in (1, 2):
@@ -282,6 +235,47 @@ def test_the_memory_of_a_device_that_failed_costs_its_frames_only():
     assert ids(run(session, range(4, 9))) == [[1]] * 5
 
 
+@pytest.mark.parametrize(
+    'clip, lost', [(1, [5]), (3, [2, 3, 4, 5, 6, 7, 8])], ids=['online', 'clips']
+)
+def test_a_detector_that_fails_costs_its_frames_only(clip, lost):
+    def find(t):
+        if 2 <= t < 9:
+            raise RuntimeError('CUDA error: gone')
+        return moving((5, 5, 10, 10))(t)
+
+    session = deva(find, clip_frames=clip, detection_every=5).session()
+    results = []
+    for t in range(12):
+        with contextlib.suppress(RuntimeError):
+            results += session.update(frame(t), frame(t))
+        assert session.figures()['frames_open'] <= 2
+    results += session.finish()
+    assert [r.frame.stamp_ns for r in results] == [t for t in range(12) if t not in lost]
+    assert ids(results) == [[1]] * (12 - len(lost))
+
+
+@pytest.mark.parametrize('moved', [False, True])
+def test_a_device_that_fails_while_an_object_begins_costs_its_frame_only(moved):
+    def find(t):
+        return moving((5, 5, 10, 10), *[(30, 20, 12, 12)] * (t >= 5))(t)
+
+    session = deva(find).session()
+    run(session, range(5))
+    (memory,) = session._memories
+
+    def broken(*arguments, **named):
+        del memory.remember
+        raise RuntimeError('CUDA error: gone')
+
+    memory.remember = broken
+    with pytest.raises(RuntimeError, match='gone'):
+        session.update(frame(5), frame(5))
+    if moved:
+        session = deva(find).session(session)
+    assert ids(run(session, range(6, 12))) == [[1]] * 4 + [[1, 3]] * 2
+
+
 def test_given_detections_take_the_place_of_the_detector():
     method = deva(moving((5, 5, 10, 10)))
     session = method.session()
@@ -310,6 +304,18 @@ def test_given_boxes_get_the_masks_that_the_detector_draws():
     (result,) = session.update(image, image, Instances(boxes))
     areas = [mask.pixels.sum() for mask in result.tracks.masks]
     assert len(areas) == 2 and min(areas) < 0.95 * 68 * 68, 'a disc does not fill its box'
+
+
+def test_a_given_box_in_which_the_detector_draws_nothing_is_filled(monkeypatch):
+    detector = DETECTORS['masa'].load(DetectorConfig(), 'cpu')
+    nothing = Mask(0, 0, np.zeros((0, 0), bool))
+    monkeypatch.setattr(
+        detector, 'describe', lambda _, given: dataclasses.replace(given, masks=(nothing,))
+    )
+    image = Frame(scene(), 0)
+    given = Instances(np.array([[36, 46, 104, 114]], np.float32))
+    (result,) = Deva(detector, Moving()).session().update(image, image, given)
+    assert result.tracks.boxes.tolist() == [[36, 46, 104, 114]]
 
 
 def test_three_hundred_detections_at_once():
@@ -440,7 +446,7 @@ def test_prompts_are_refused():
 
 
 def test_options():
-    config = options.build(DevaConfig, {'clip_frames': 3, 'model': 'masa_nano', 'deva.top_k': 20})
+    config = options.build(DevaConfig, {'clip_frames': 3, 'model': 'masa_nano', 'nano.top_k': 20})
     assert (config.clip_frames, config.carrier.top_k) == (3, 20)
     assert config.rules == Rules(5, False, 50, 1)
     assert options.build(DevaConfig, options.values_of(config)) == config

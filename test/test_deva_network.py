@@ -19,7 +19,6 @@ from masa_ros.models.deva.reading import similarity, strongest, weighted_sum
 from masa_ros.propagators import PROPAGATORS
 from masa_ros.propagators.deva import DevaPropagator, DevaPropagatorConfig
 from masa_ros.propagators.deva.buckets import Bucket, Tokens
-from masa_ros.propagators.deva.placement import Placement
 from masa_ros.types import Frame
 
 SHARED = Path(os.environ.get('MASA_ROS_SHARED', Path(__file__).parents[2] / 'shared'))
@@ -287,16 +286,20 @@ def test_frames_of_any_size(size, options):
         torch.testing.assert_close(found.sum(0), torch.ones(size))
 
 
+def _place(height, width, size, rule):
+    return DevaPropagatorConfig(size=size, resize=rule).placement(height, width)
+
+
 def test_a_frame_lies_in_the_middle():
-    assert Placement.of(185, 250, 0, 'demo').padding == (3, 3, 3, 4)
-    place = Placement.of(60, 81, 96, 'demo')
-    assert place[2:] == (96, 129) and place.padding == (7, 8, 0, 0)
-    assert Placement.of(720, 1280, 480, 'eval')[2:] == (480, 853)
-    assert Placement.of(1280, 720, 480, 'eval')[2:] == (853, 480)
+    assert _place(185, 250, 0, 'demo').padding == (3, 3, 3, 4)
+    place = _place(60, 81, 96, 'demo')
+    assert place[2:4] == (96, 129) and place.padding == (7, 8, 0, 0)
+    assert _place(720, 1280, 480, 'eval')[2:4] == (480, 853)
+    assert _place(1280, 720, 480, 'eval')[2:4] == (853, 480)
     drawn = masks(2, (60, 81))
     inside = place.masks_in(drawn[1:])
     assert inside.shape == (2, 96, 144) and set(inside.unique().tolist()) == {0, 1}
-    whole = Placement.of(61, 83, 0, 'demo')
+    whole = _place(61, 83, 0, 'demo')
     assert torch.equal(whole.masks_out(whole.masks_in(masks(3, (61, 83)))), masks(3, (61, 83)))
 
 
@@ -443,7 +446,7 @@ def test_weights_of_another_network_are_refused(tmp_path, seeded_weights, monkey
     with pytest.raises(WeightsError, match=r'there is no file .*absent\.pth'):
         load(tmp_path / 'absent.pth')
     monkeypatch.setenv('MASA_ROS_WEIGHTS', str(tmp_path))
-    with pytest.raises(WeightsError, match='that the authors of DEVA publish there, or name it'):
+    with pytest.raises(WeightsError, match=r'masa_ros weights fetch DEVA-propagation\.pth'):
         load('')
     with pytest.raises(ConfigError, match='device'):
         PROPAGATORS['deva'].load(DevaPropagatorConfig(), 'abacus')

@@ -17,6 +17,7 @@ from masa_ros import cli
 from masa_ros.errors import SourceError
 from masa_ros.evaluation.metrics import evaluate, pair
 from masa_ros.evaluation.page import page, timelines
+from masa_ros.evaluation.recall import Presence, presence
 from masa_ros.evaluation.teta import Observed, teta
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.recordings.tracks_file import TrackedFrame, write_tracks
@@ -378,6 +379,36 @@ def test_masks_and_whole_tracks_are_scored():
     # An object that changes its id after 6 of 10 frames is covered 60 % by the better track.
     split = frames(*[objects((1 if t < 6 else 5, 10 + t, 20), (2, 90, 60)) for t in range(10)])
     assert evaluate(split, truth).ar100 == pytest.approx((1 + 3 / 10) / 2)
+
+
+def test_presence_counts_frames_without_a_mask():
+    truth = frames(*[objects((1, 10, 20), (2, 90, 60)) for _ in range(6)])
+    found = frames(
+        objects(), objects((5, 10, 20)), objects((6, 14, 20)), objects((6, 17, 20)),
+        objects((5, 10, 20)), objects(),
+    )  # fmt: skip
+    # Object 1 is covered in frames 1, 2 (IoU 2/3) and 4; 7 pixels off (IoU 0.48) are too many.
+    # Object 2 never is, so that it has no gaps.
+    assert presence(found, truth) == Presence(12, pytest.approx(9 / 12), pytest.approx(1 / 4))
+    assert presence(found, truth, 0.4) == Presence(12, pytest.approx(8 / 12), 0)
+    # By boxes of the masks, as the truth is: the same; frames that were not tracked do not count.
+    assert presence(found, without_masks(truth)) == presence(found, truth)
+    assert presence(found[1:], truth) == Presence(10, pytest.approx(7 / 10), pytest.approx(1 / 4))
+    assert presence(truth, truth) == Presence(12, 0, 0)
+    assert presence([], truth) == Presence(0, 0, 0)
+
+
+def test_presence_needs_published_masks():
+    truth = frames(*[objects((1, 10, 20))] * 2)
+    one, two = objects((1, 10, 20)), objects((1, 10, 20))
+    lost = dataclasses.replace(two, states=np.full(1, TrackState.LOST, np.uint8))
+    assert presence(frames(one, lost), truth) == Presence(2, 0.5, 0)
+    assert presence(without_masks(truth), truth) == Presence(2, 1, 0)
+    # The mask counts, not the box that is said.
+    off = dataclasses.replace(one, boxes=one.boxes + 50)
+    assert presence(frames(off, one), without_masks(truth)) == Presence(2, 0, 0)
+    empty = dataclasses.replace(one, masks=(Mask(0, 0, np.zeros((0, 0), bool)),))
+    assert presence(frames(empty, one), truth) == Presence(2, 0.5, 0)
 
 
 def test_timelines_tell_misses_switches_and_extra_tracks():

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from conftest import scene
+from moving import DEVA, STILL
 from rclpy.qos import qos_profile_sensor_data
 from ros_harness import SECOND, Harness, call, jpeg, set_parameter, tracking, warned
 from sensor_msgs.msg import CompressedImage, Image
@@ -19,9 +20,18 @@ from visualization_msgs.msg import ImageMarker
 from masa_ros import methods
 from masa_ros.masks import mask_from_msg
 from masa_ros.nodes.messages import tracks_from_msg
+from masa_ros.propagators import PROPAGATORS
 from masa_ros.share import share_path
 
 pytestmark = pytest.mark.ros
+of_every_method = pytest.mark.parametrize(
+    'harness', [{}, DEVA], ids=['masa', 'deva'], indirect=True
+)
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(PROPAGATORS, 'still', STILL)
 
 
 @pytest.fixture
@@ -31,6 +41,7 @@ def harness(request, seeded_weights):
         yield made
 
 
+@of_every_method
 def test_the_answer_belongs_to_the_image(harness):
     message = harness.image(scene())
     answer = harness.exchange(message)
@@ -48,6 +59,7 @@ def test_the_answer_belongs_to_the_image(harness):
         assert mask is None or mask.full(240, 320).any()
 
 
+@of_every_method
 def test_ids_stay_on_a_still_picture(harness):
     first = tracks_from_msg(harness.exchange(harness.image(scene())))
     second = tracks_from_msg(harness.exchange(harness.image(scene())))
@@ -103,6 +115,7 @@ def test_compressed_images_and_a_corrupt_one(harness, capfd):
     assert harness.exchange(good, harness.compressed)
 
 
+@of_every_method
 def test_the_size_may_change_in_the_stream(harness):
     for size in ((240, 320), (480, 640), (120, 160), (240, 320)):
         pixels = scene()[: size[0], : size[1]] if size[0] < 240 else scene(size=size)
@@ -111,6 +124,7 @@ def test_the_size_may_change_in_the_stream(harness):
     assert harness.report('rejected') in ('', '0')
 
 
+@of_every_method
 def test_stamps_that_jump_back_start_new_tracks(harness, capfd):
     before = tracks_from_msg(harness.exchange(harness.image(scene())))
     after = tracks_from_msg(harness.exchange(harness.image(scene(), stamp_ns=5 * SECOND)))
@@ -119,7 +133,12 @@ def test_stamps_that_jump_back_start_new_tracks(harness, capfd):
     assert len(warned(capfd, 'jump back')) == 1
 
 
-@pytest.mark.parametrize('harness', [{'on_time_jump': 'continue'}], indirect=True)
+@pytest.mark.parametrize(
+    'harness',
+    [{'on_time_jump': 'continue'}, {'on_time_jump': 'continue', **DEVA}],
+    ids=['masa', 'deva'],
+    indirect=True,
+)
 def test_or_continue_where_wanted(harness):
     before = tracks_from_msg(harness.exchange(harness.image(scene())))
     after = tracks_from_msg(harness.exchange(harness.image(scene(), stamp_ns=5 * SECOND)))
@@ -191,6 +210,7 @@ def test_a_model_that_fails_does_not_take_the_node_with_it(seeded_weights, capfd
         harness.close()
 
 
+@of_every_method
 def test_pictures_are_drawn_only_for_listeners(harness):
     drawn, labels = [], []
     (camera,) = harness.cameras
@@ -216,6 +236,7 @@ def test_pictures_are_drawn_only_for_listeners(harness):
     assert len(drawn) == count
 
 
+@of_every_method
 def test_reset_forgets_and_never_reuses_ids(harness):
     before = tracks_from_msg(harness.exchange(harness.image(scene())))
     assert call(harness, Trigger, '/masa_tracker/reset', Trigger.Request()).success

@@ -18,6 +18,7 @@ from rclpy.exceptions import InvalidParameterValueException
 from ros_harness import Harness, Peer, call, set_parameter, tracking, warned
 
 from masa_ros.engines import runtimes
+from masa_ros.methods import METHODS
 from masa_ros.models.stages import Eager
 
 pytestmark = pytest.mark.ros
@@ -221,8 +222,9 @@ def test_without_a_warm_start_images_wait_for_the_engines(slow_engines):
         harness.close()
 
 
-def test_a_node_that_only_builds_ends_when_it_has_built(slow_engines, capfd):
-    harness = Harness(slow_engines | {'build_only': True})
+@pytest.mark.parametrize('method', METHODS)
+def test_a_node_that_only_builds_ends_when_it_has_built(slow_engines, capfd, method):
+    harness = Harness(slow_engines | {'build_only': True, 'method': method})
     try:
         assert harness.until(harness.node.finished.done, 30)
         assert harness.node.finished.result() == 0

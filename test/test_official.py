@@ -8,6 +8,7 @@ import http.server
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -446,6 +447,7 @@ def test_the_weights_command(tmp_path, monkeypatch, capsys):
     assert 'BAD' in capsys.readouterr().out
     assert cli.main(['weights', 'verify', 'masa_r50']) == 2
     assert cli.main(['weights', 'fetch', 'nonsense']) == 2
+    assert re.search('DEVA-propagation.pth .* CC-BY-NC-SA-4.0', listed)
     with pytest.raises(WeightsError, match='masa_ros weights fetch'):
         MasaDetector.load(DetectorConfig(model='masa_r50'))
 

@@ -29,6 +29,8 @@ from masa_ros.recordings.tracks_file import TrackedFrame, read_tracks, write_tra
 from masa_ros.types import Frame, Instances, Mask, Result, TrackState
 
 COUNT = 6
+_DEVA = ('--method', 'deva', '--max-objects', '10')
+METHODS = ((), _DEVA, (*_DEVA, '--clip-frames', '3'))
 
 
 @pytest.fixture(scope='module')
@@ -125,14 +127,17 @@ def test_a_topic_that_is_not_there_names_those_that_are(recordings):
 
 
 def replay(source, output, weights, *options):
-    options = ('--input-size', '192', '--score-threshold', '0', '--init-score-thr', '0', *options)
+    if '--method' not in options:
+        options += ('--init-score-thr', '0')
+    options = ('--input-size', '192', '--score-threshold', '0', *options)
     paths = (str(source), '--output', str(output), '--weights', str(weights))
     return cli.main(['replay', *paths, '--device', 'cpu', *options])
 
 
-def test_replay_writes_everything_and_the_same_again(recordings, seeded_weights, tmp_path):
+@pytest.mark.parametrize('method', METHODS, ids=' '.join)
+def test_replay_writes_everything_and_the_same_again(recordings, seeded_weights, tmp_path, method):
     for name in ('a', 'b'):
-        assert replay(recordings / 'bag.mcap', tmp_path / name, seeded_weights) == 0
+        assert replay(recordings / 'bag.mcap', tmp_path / name, seeded_weights, *method) == 0
     first, second = ((tmp_path / n / 'tracks.json').read_text() for n in 'ab')
     assert first == second
     document = json.loads(first)
@@ -171,14 +176,16 @@ def test_replay_scores_against_the_truth(recordings, seeded_weights, tmp_path, c
 
 
 @pytest.mark.ros
-def test_replay_through_a_real_node(recordings, seeded_weights, tmp_path):
-    assert replay(recordings / 'bag.mcap', tmp_path, seeded_weights, '--ros') == 0
+@pytest.mark.parametrize('method', METHODS[::2], ids=' '.join)
+def test_replay_through_a_real_node(recordings, seeded_weights, tmp_path, method):
+    assert replay(recordings / 'bag.mcap', tmp_path, seeded_weights, '--ros', *method) == 0
     summary = json.loads((tmp_path / 'summary.json').read_text())
     assert summary['frames_in'] == COUNT
     assert summary['frames_tracked'] + summary['frames_skipped'] == COUNT
     assert summary['frames_tracked'] >= 1
     assert summary['device'] == 'cpu'
-    assert read_tracks(tmp_path / 'tracks.json')
+    answered = [frame.index for frame in read_tracks(tmp_path / 'tracks.json')]
+    assert answered[-1] == COUNT - 1, 'what awaits later images is answered at the end'
 
 
 def test_errors_are_one_line_and_exit_code_two(tmp_path, capsys):
@@ -264,7 +271,10 @@ def test_tracks_survive_the_file(tmp_path):
     assert read_tracks(tmp_path / 't.json') == written_frames
 
 
-def test_names_of_given_detections_go_through_to_the_end(recordings, seeded_weights, tmp_path):
+@pytest.mark.parametrize('method', METHODS, ids=' '.join)
+def test_names_of_given_detections_go_through_to_the_end(
+    recordings, seeded_weights, tmp_path, method
+):
     items = [
         {'image_id': f'{i + 8}.png', 'bbox': [30 + 4 * i, 40, 80, 80], 'score': 0.97}
         | {'category_id': 5}
@@ -276,7 +286,7 @@ def test_names_of_given_detections_go_through_to_the_end(recordings, seeded_weig
         'categories': [{'id': 5, 'name': 'red ball'}],
     }
     (tmp_path / 'boxes.json').write_text(json.dumps(document))
-    options = ('--detections', str(tmp_path / 'boxes.json'))
+    options = ('--detections', str(tmp_path / 'boxes.json'), *method)
     assert replay(recordings / 'frames', tmp_path / 'out', seeded_weights, *options) == 0
     names = json.loads((tmp_path / 'out/tracks.json').read_text())['frames']
     assert {i['class_name'] for f in names for i in f['instances']} == {'red ball'}

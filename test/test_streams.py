@@ -99,6 +99,37 @@ def test_a_recording_may_begin_at_zero():
     assert stream.admit(frame(0)).stamped and not events
 
 
+def test_an_image_that_fails_does_not_take_along_what_was_answered():
+    stream, _ = stream_of(method := Scripted())
+    open_ = Result(frame(SECOND), method.tracks)
+    method.finish, update = lambda: [open_], method.update
+    stream.track(open_.frame)
+    stream.reset()
+    method.finish = list
+
+    def broken(*arguments):
+        raise RuntimeError('broken')
+
+    method.update = broken
+    with pytest.raises(RuntimeError):
+        stream.track(frame(2 * SECOND))
+    method.update = update
+    stamps = [result.frame.stamp_ns for result in stream.track(frame(3 * SECOND))]
+    assert stamps == [SECOND, 3 * SECOND]
+
+
+def test_what_cannot_be_answered_is_forgotten_too():
+    stream, _ = stream_of(method := Scripted())
+
+    def broken():
+        raise RuntimeError('broken')
+
+    method.finish = broken
+    with pytest.raises(RuntimeError):
+        stream.reset()
+    assert method.resets == 1
+
+
 def test_a_new_size_is_told():
     stream, events = stream_of(Scripted())
     for number, size in enumerate(((240, 320), (240, 320), (120, 160))):

@@ -77,15 +77,24 @@ def table(listed: list[Option]) -> str:
 
 
 def markdown() -> str:
-    """Return one section for the node, and one for every method and what it can choose."""
+    """Return one section for the node, and one for every method and what it can choose.
+
+    What a method shares with one before it is named only.
+    """
     every = {each.name: each for each in options.listed(NodeConfig, every=True)}
     of_methods = {
         name: options.listed(method.options, every=True) for name, method in METHODS.items()
     }
     theirs = {each.name for listed in of_methods.values() for each in listed}
     parts = ['## The node\n\n' + table([e for e in every.values() if e.name not in theirs])]
+    told: list[Option] = []
     for name, listed in of_methods.items():
-        parts.append(f'## Method `{name}`\n\n' + table(listed))
+        shared = ', '.join(f'`{each.name}`' for each in listed if each in told)
+        own = [each for each in listed if each not in told]
+        parts.append(f'## Method `{name}`\n\n' + table(own))
+        if shared:
+            parts.append('\n'.join(textwrap.wrap(f'And as above: {shared}.', 110)) + '\n')
+        told += own
     return '\n'.join(parts)
 
 

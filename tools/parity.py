@@ -19,6 +19,7 @@ from parity_checks.losses import compare_losses
 from parity_checks.masa import MODELS, compare_model
 from parity_checks.operators import compare_operators
 from parity_checks.report import Fixtures, Report, load_seeded
+from parity_checks.sam_track import compare_sam_track
 from parity_checks.trackers import compare_trackers
 
 
@@ -44,6 +45,8 @@ def main() -> int:
             compare_losses(report, fixtures)
         elif folder.name == 'deva':
             compare_deva(report, fixtures)
+        elif folder.name == 'sam_track':
+            compare_sam_track(report, fixtures)
         else:
             report.missing(folder.name)
     print(f'{report.lines} comparisons, {len(report.failed)} failed: {report.failed[:10]}')

@@ -27,7 +27,7 @@ from masa_ros.recordings.sources import BagSource, Item
 from masa_ros.recordings.tracks_file import read_tracks, write_tracks
 
 COMMON = ('output', 'method', 'model', 'device')
-ABSENT = 'only those of the chosen method, detector and association exist'
+ABSENT = 'only those of what is chosen exist: --method, --detector, ...'
 
 T = TypeVar('T')
 

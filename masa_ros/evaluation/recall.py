@@ -1,6 +1,6 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How many of the objects of single images are found: recall of class-agnostic proposals."""
+"""How many of the objects are found: by proposals in single images, by masks over time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from masa_ros.masks import coco_rle
+from masa_ros.recordings.tracks_file import TrackedFrame
 from masa_ros.types import Instances
 
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -90,6 +91,67 @@ class Found:
             float((best >= 0.7).mean()),
             float((of_twenty >= 0.5).mean()),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Presence:
+    """How steadily objects have a published mask.
+
+    Attributes
+    ----------
+    count: how often an object is in a frame that is labelled and was tracked.
+    flicker: share of them in which no published mask lies on the object.
+    gaps: the same share of those between the first and the last with one.
+
+    """
+
+    count: int
+    flicker: float
+    gaps: float
+
+
+def presence(
+    found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame], least: float = 0.5
+) -> Presence:
+    """Tell in how many frames an object that is there has no published mask.
+
+    Parameters
+    ----------
+    found: tracks; only those that are said to be in the image, and have a mask, count.
+    truth: what is there. Where it has no masks, its boxes are compared with those of the masks.
+    least: IoU from which on a mask lies on an object.
+
+    """
+    by_index = {frame.index: frame.instances for frame in found}
+    seen: dict[int, list[bool]] = {}
+    for frame in sorted(truth, key=lambda frame: frame.index):
+        if frame.index in by_index:
+            objects = frame.instances[frame.instances.present]
+            overlaps = _published(objects, by_index[frame.index], (frame.height, frame.width))
+            for track_id, row in zip(objects.track_ids.tolist(), overlaps):
+                seen.setdefault(track_id, []).append(_best(row) >= least)
+    every = [covered for row in seen.values() for covered in row]
+    between = [covered for row in seen.values() for covered in _between(row)]
+    return Presence(len(every), _share_without(every), _share_without(between))
+
+
+def _between(row: list[bool]) -> list[bool]:
+    """Return what lies between the first and the last True, these included."""
+    ends = np.flatnonzero(row)
+    return row[ends[0] : ends[-1] + 1] if len(ends) else []
+
+
+def _share_without(row: list[bool]) -> float:
+    return 1 - sum(row) / len(row) if row else 0.0
+
+
+def _published(truth: Instances, tracks: Instances, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """IoU (N, M) of objects with the masks of tracks, by boxes where objects have no masks."""
+    masks = [m for m, there in zip(tracks.masks or (), tracks.present) if m and there and m.width]
+    boxes = np.array([mask.box for mask in masks], np.float32).reshape(-1, 4)
+    if truth.masks is None or None in truth.masks:
+        return _box_overlaps(truth.boxes, boxes)
+    return _mask_overlaps(truth, Instances(boxes, masks=tuple(masks)), shape)
 
 
 def _best(overlaps: NDArray[np.float64]) -> float:

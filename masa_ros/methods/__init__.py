@@ -10,12 +10,16 @@ from typing import Any
 
 from masa_ros import options
 from masa_ros.errors import ConfigError
+from masa_ros.methods.deva import Deva
 from masa_ros.methods.masa import Masa
 from masa_ros.methods.protocol import Log, Method, Session
+from masa_ros.methods.sam_track import SamTrack
 from masa_ros.options import Variant
 
 METHODS: dict[str, type[Method[Any]]] = {
     'masa': Masa,
+    'deva': Deva,
+    'sam_track': SamTrack,
 }
 
 __all__ = [

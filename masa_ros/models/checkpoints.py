@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -24,9 +25,14 @@ COUNTER = 'num_batches_tracked'
 
 def save(network: MasaNetwork, path: Path, metadata: dict[str, str]) -> None:
     """Write the network's tensors in half precision with ``metadata`` beside them, atomically."""
+    write(network.state_dict(), path, metadata)
+
+
+def write(state: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors by name in half precision with ``metadata`` beside them, atomically."""
     tensors = {
         name: value.detach().cpu().contiguous().half() if value.is_floating_point() else value
-        for name, value in network.state_dict().items()
+        for name, value in state.items()
         if not name.endswith(COUNTER)
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +110,17 @@ def differences(network: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
     ]
     wrong += [f'{name} is unknown' for name in sorted(tensors.keys() - own.keys())]
     return wrong
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], text: str, given: str = '') -> None:
+    """Fill a module; ``text`` begins the WeightsError where tensors do not fit it.
+
+    Tensors of the module whose names start with ``given`` are there already.
+    """
+    own = {n: v for n, v in module.state_dict().items() if given and n.startswith(given)}
+    if wrong := differences(module, {**own, **tensors}):
+        raise WeightsError(f'{text}, {len(wrong)} differences: ' + '; '.join(wrong[:5]))
+    module.load_state_dict(tensors, strict=False)
 
 
 def _made_for(tensors: dict[str, Tensor], path: Path) -> str:

@@ -16,7 +16,6 @@ from masa_ros.errors import WeightsError
 from masa_ros.models.files import (
     MODEL_FILES,
     PUBLISHED,
-    SAM_FILES,
     WeightsFile,
     fingerprint,
     weights_folder,
@@ -66,7 +65,8 @@ def _named(name: str) -> list[WeightsFile]:
         return [PUBLISHED[name]]
     if name in MODEL_FILES:
         return [PUBLISHED[MODEL_FILES[name]]]
-    known = ', '.join((*MODEL_FILES, *SAM_FILES.values()))
+    files = [file for file in PUBLISHED if file not in MODEL_FILES.values()]
+    known = ', '.join((*MODEL_FILES, *files))
     raise WeightsError(f"no published weights are called '{name}'; there are: {known}")
 
 
@@ -78,7 +78,7 @@ def _list(folder: Path) -> None:
         size = f'{file.size / 1e6:.0f} MB' if file.size else ''
         print(
             f'{file.name:22} {models.get(file.name, ""):14} {size:>8}  {state:4}  '
-            f'{file.licence:10}  sha256 {file.sha256[:12] or "not published"}  {file.what}'
+            f'{file.licence:15}  sha256 {file.sha256[:12] or "not published"}  {file.what}'
         )
 
 

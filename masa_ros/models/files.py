@@ -36,6 +36,13 @@ class WeightsFile(NamedTuple):
 
 _MASA = 'https://huggingface.co/dereksiyuanli/masa/resolve/main/'
 _SAM = 'https://dl.fbaipublicfiles.com/segment_anything/'
+_DEVA = 'https://github.com/hkchengrex/Tracking-Anything-with-DEVA/releases/download/v1.0/'
+# Of the model zoo at https://github.com/yoxu515/aot-benchmark. Its authors publish no check sum:
+# size and sum below are those that several copies of the file elsewhere have.
+_DEAOT = (
+    'https://drive.usercontent.google.com/download'
+    '?id=1QoChMkTVxdYZ_eBlZhK2acq9KMQZccPJ&export=download&confirm=t'
+)
 
 PUBLISHED = {
     file.name: file
@@ -86,6 +93,22 @@ PUBLISHED = {
             'Apache-2.0',
             'SAM ViT-H',
         ),
+        WeightsFile(
+            'DEVA-propagation.pth',
+            _DEVA + 'DEVA-propagation.pth',
+            0,
+            '',
+            'CC-BY-NC-SA-4.0',
+            "DEVA's propagation, for no commercial use",
+        ),
+        WeightsFile(
+            'R50_DeAOTL_PRE_YTB_DAV.pth',
+            _DEAOT,
+            236_513_959,
+            '7e8a8d83310739bac02817f6bf48b6bbe2bbd7d5325722f1084088eb3aee1e06',
+            'BSD-3-Clause',
+            "DeAOT-L on ResNet-50, SAM-Track's propagation",
+        ),
     )
 }
 
@@ -100,6 +123,8 @@ SAM_FILES = {
     'masa_sam_vitb': 'sam_vit_b_01ec64.pth',
     'masa_sam_vith': 'sam_vit_h_4b8939.pth',
 }
+DEVA_FILE = 'DEVA-propagation.pth'
+DEAOT_FILE = 'R50_DeAOTL_PRE_YTB_DAV.pth'
 
 
 def weights_folder() -> Path:

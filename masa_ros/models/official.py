@@ -167,7 +167,11 @@ def read(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f'{path} is not a PyTorch checkpoint ({type(error).__name__}: {error}){hint}'
         ) from error
-    tensors = content.get('state_dict', content) if isinstance(content, dict) else None
+    tensors = content
+    for wrapped in ('state_dict', 'model'):
+        if isinstance(content, dict) and wrapped in content:
+            tensors = content[wrapped]
+            break
     if not isinstance(tensors, dict) or not any(isinstance(v, Tensor) for v in tensors.values()):
         raise WeightsError(f'{path} holds no state_dict with tensors')
     strange = [name for name, value in tensors.items() if not isinstance(value, Tensor)]

@@ -94,10 +94,14 @@ class Camera:
         """Publish what is still open; no more images come, or not soon."""
         try:
             self.publish(self.stream.finish())
-        except _SHUT_DOWN as error:
-            self.event('finish', f'open images are not published: {error}')
         except Exception as error:
-            self.fail(error)
+            # Those images are counted already, as processed.
+            text = f'open images are not published: {type(error).__name__}: {error}'
+            if _is_mistake(error):
+                self.statistics.mistake(f'{self.topic}: {text}')
+                self._warn('mistake', f'{self.topic}: {text}', error)
+            else:
+                self.event('finish', text)
 
     def destroy(self) -> None:
         """End everything."""
@@ -184,8 +188,7 @@ class Camera:
 
     def fail(self, error: Exception) -> None:
         """Count an image on which the model failed, or the program by a mistake in it."""
-        # What torch and the system raise; everything else is a mistake in the code.
-        mistake = not isinstance(error, (MasaError, RuntimeError, OSError, MemoryError))
+        mistake = _is_mistake(error)
         what = 'a mistake in the program' if mistake else 'the model failed'
         text = f'{self.topic}: {what}: {type(error).__name__}: {error}'
         self.statistics.fail(text, mistake)
@@ -230,6 +233,11 @@ class Camera:
         stamp = self._node.get_clock().now().to_msg()
         name = f'{name}: {self.name}' if self.name else name
         return diagnostics.status_message(stamp, name, method.device, level, text, figures)
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Whether an error is neither one of torch nor one of the system: a mistake in the code."""
+    return not isinstance(error, (MasaError, RuntimeError, OSError, MemoryError))
 
 
 def _model_of(method: Method[Any]) -> str:

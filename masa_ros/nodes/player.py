@@ -19,8 +19,8 @@ from typing import IO, Any, NamedTuple
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.msg import State
-from lifecycle_msgs.srv import GetState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image
@@ -70,7 +70,7 @@ def _node_arguments(config: NodeConfig, namespace: str) -> list[str]:
     arguments += ['-p', 'image_queue:=10']
     defaults = options.values_of(NodeConfig())
     for name, value in options.values_of(config).items():
-        if name in ('weights', 'calibration') and value:
+        if name.rpartition('.')[2] in ('weights', 'calibration') and value:
             value = str(Path(value).expanduser().resolve())
         if value != defaults.get(name):
             arguments += ['-p', f'{name}:={json.dumps(value)}']  # JSON is YAML
@@ -165,6 +165,7 @@ class _Player:
             TrackedInstanceArray, 'masa_tracker/tracks', self._on_tracks, reliable
         )
         self._state = self._node.create_client(GetState, 'masa_tracker/get_state')
+        self._change = self._node.create_client(ChangeState, 'masa_tracker/change_state')
         self._sent: collections.deque[_Sent] = collections.deque()
         self._answers = 0
 
@@ -235,6 +236,9 @@ class _Player:
             self._images.publish(message)
             count += 1
         self._drain()
+        if self._sent:
+            self._deactivate()
+            self._drain()
         if not self._answers:
             raise PlayerError(f'{count} images were sent, no tracks came back')
         device = str(self._device())
@@ -248,6 +252,12 @@ class _Player:
             if self._answers != seen:
                 seen, quiet_since = self._answers, time.monotonic()
             self._spin_until(time.monotonic() + 0.1)
+
+    def _deactivate(self) -> None:
+        """Let the node answer the images for which it awaits later ones."""
+        transition = Transition(id=Transition.TRANSITION_DEACTIVATE)
+        future = self._change.call_async(ChangeState.Request(transition=transition))
+        self._executor.spin_until_future_complete(future, timeout_sec=_PATIENCE_SECONDS)
 
     def _device(self) -> str:
         """Ask the node's diagnostics where the model runs."""

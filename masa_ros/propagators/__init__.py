@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+from masa_ros.propagators.deaot import DeaotPropagator, DeaotPropagatorConfig
 from masa_ros.propagators.deva import DevaPropagator, DevaPropagatorConfig
+from masa_ros.propagators.nano import NanoPropagator, NanoPropagatorConfig
 from masa_ros.propagators.protocol import PropagatorKind
 
 PROPAGATORS: dict[str, PropagatorKind] = {
+    'nano': PropagatorKind(NanoPropagatorConfig, NanoPropagator.load),
     'deva': PropagatorKind(DevaPropagatorConfig, DevaPropagator.load),
+    'deaot': PropagatorKind(DeaotPropagatorConfig, DeaotPropagator.load),
 }
 """All propagators by name, the default first."""

@@ -29,7 +29,7 @@ COMMON = (
     *('source', 'output', 'ground_truth', 'detections', 'prompts', 'topic', 'max_frames'),
     *('realtime', 'no_overlay', 'method', 'model', 'device'),
 )
-ABSENT = 'only those of the chosen method, detector and association exist'
+ABSENT = 'only those of what is chosen exist: --method, --detector, ...'
 
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:

@@ -147,8 +147,10 @@ class Stream(Generic[E]):
                 self._held.popleft()
         if given is not None:
             given = self._usable(given, frame)
+        decided = self._finished(self._session.update(frame, encoded, given))
+        # Not before: an update that fails must not take along what others have answered.
         answered, self._answered = self._answered, []
-        return answered + self._finished(self._session.update(frame, encoded, given))
+        return answered + decided
 
     def track(
         self, frame: Frame, given: Instances | None = None, arrived_ns: int = 0
@@ -213,14 +215,17 @@ class Stream(Generic[E]):
 
         Frames that are still open are answered with what was known of them, at the next call.
         """
-        self._answered += self._finished(self._session.finish())
-        self._session.reset()
-        self._held.clear()
+        try:
+            self._answered += self._finished(self._session.finish())
+        finally:
+            self._session.reset()
+            self._held.clear()
 
     def finish(self) -> list[Result]:
         """Answer the frames that are still open: no more come, or not soon."""
+        decided = self._finished(self._session.finish())
         answered, self._answered = self._answered, []
-        return answered + self._finished(self._session.finish())
+        return answered + decided
 
     def figures(self) -> Mapping[str, Any]:
         """Return what the session tells of itself."""

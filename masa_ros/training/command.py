@@ -5,9 +5,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from masa_ros.errors import ConfigError
+from masa_ros.errors import ConfigError, SourceError
+
+if TYPE_CHECKING:
+    from masa_ros.training.proposals import Entry
 
 _SCENES, _CLIPS = 50, 10  # that are evaluated
 _MOST_KNOWN = 400  # objects with true masks that composites are made of
@@ -131,6 +136,43 @@ def _evenly(files: list[Path], most: int) -> list[Path]:
     return files[:: max(1, -(-len(files) // most))]
 
 
+def readable(arguments: argparse.Namespace, say: Callable[[str], None]) -> list[Path]:
+    """Return the images of a command; raises SourceError where a folder has none."""
+    from masa_ros.training.cutouts import image_files, part_readable
+
+    if len(arguments.proposals) > len(arguments.images):
+        raise SourceError('more --proposals than --images: they belong together, in order')
+    photos: list[Path] = []
+    for folder in arguments.images:
+        good, bad = part_readable(image_files(folder, arguments.exclude))
+        if bad:
+            listed = ', '.join(str(file.relative_to(folder)) for file in bad[:10])
+            say(f'{len(bad)} of {len(good) + len(bad)} files are no images: {listed}')
+        if not good:
+            raise SourceError(f'{folder} holds no image that can be read')
+        photos += good
+    return photos
+
+
+def unrelated(photos: list[Path], known: Mapping[Path, Entry]) -> list[Path]:
+    """Leave out frames of recordings, which show the same things again."""
+    about = ((photo, known.get(photo.resolve())) for photo in photos)
+    return [photo for photo, entry in about if entry is None or not entry.linked]
+
+
+def mine_library(photos: list[Path], known: Mapping[Path, Entry], library: Path) -> None:
+    """Look for whole objects in photographs, and write them to a library."""
+    from masa_ros.training import parallel
+    from masa_ros.training.cutouts import mine
+
+    whole = ((p, entry.only_mask) for p in photos if (entry := known.get(p.resolve())))
+    cuts = {path: cut for path, cut in whole if cut is not None}
+    # Thousands of one kind would drown the others; searching takes half a second each.
+    searched = _evenly([p for p in photos if p not in cuts], _MOST_SEARCHED)
+    searched += _evenly(list(cuts), _MOST_KNOWN)
+    parallel.first_alone(lambda: mine(searched, library, cuts))
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Look for whole objects, then train on scenes made of them."""
     import torch
@@ -147,14 +189,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace, device: str) -> None:
     """Train in this process, one of those that were started."""
-    from masa_ros.errors import SourceError
     from masa_ros.models.zoo import model_config
     from masa_ros.training import parallel
     from masa_ros.training.composites import Composites
-    from masa_ros.training.cutouts import image_files, is_held_out, mine, part_readable
+    from masa_ros.training.cutouts import is_held_out
     from masa_ros.training.data import Mixture, Photographs, Scenes
     from masa_ros.training.measure import clip, evaluator
-    from masa_ros.training.proposals import Entry, read_proposals
+    from masa_ros.training.proposals import read_proposals
     from masa_ros.training.targets import LossConfig
     from masa_ros.training.train import Evaluate, TrainConfig, train
     from masa_ros.training.views import ViewConfig
@@ -163,17 +204,7 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
         if parallel.rank() == 0:
             print(text)
 
-    if len(arguments.proposals) > len(arguments.images):
-        raise SourceError('more --proposals than --images: they belong together, in order')
-    photos: list[Path] = []
-    for folder in arguments.images:
-        good, bad = part_readable(image_files(folder, arguments.exclude))
-        if bad:
-            listed = ', '.join(str(file.relative_to(folder)) for file in bad[:10])
-            say(f'{len(bad)} of {len(good) + len(bad)} files are no images: {listed}')
-        if not good:
-            raise SourceError(f'{folder} holds no image that can be read')
-        photos += good
+    photos = readable(arguments, say)
     size = (arguments.size, arguments.size)
     last = arguments.plain_after * arguments.steps * arguments.pairs
     names = {photo.resolve() for photo in photos if not is_held_out(photo.stem)}
@@ -194,16 +225,9 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
             raise SourceError('none of the photographs to learn from has proposals')
         parts.append((arguments.share, Mixture(photographs, arguments.seed + 1)))
     library = arguments.output / 'cutouts'
-    # Frames of recordings show the same things again.
-    about = {photo: known.get(photo.resolve()) for photo in photos}
-    single = [p for p in photos if not ((entry := about[p]) and entry.linked)]
+    single = unrelated(photos, known)
     if not parts or arguments.share < 1 or arguments.evaluate_every:
-        whole = ((p, entry.only_mask) for p in single if (entry := about[p]))
-        cuts = {path: cut for path, cut in whole if cut is not None}
-        # Thousands of one kind would drown the others; searching takes half a second each.
-        searched = _evenly([p for p in single if p not in cuts], _MOST_SEARCHED)
-        searched += _evenly(list(cuts), _MOST_KNOWN)
-        parallel.first_alone(lambda: mine(searched, library, cuts))
+        mine_library(single, known, library)
     if not parts or arguments.share < 1:
         composites = Composites(library, single, size, arguments.seed)
         parts.append((1 - arguments.share if parts else 1.0, composites))

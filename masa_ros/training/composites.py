@@ -23,7 +23,7 @@ from masa_ros.training.views import Known, Seen, ViewPair, affine, pack, photome
 Array = NDArray[Any]
 
 _SMALLEST_SIDE = 10.0  # pixels; smaller objects are not drawn
-_PIXELS, _SHARE = 40, 0.3  # of an object that must be visible
+PIXELS, _SHARE = 40, 0.3  # of an object that must be visible
 
 
 class _Object(NamedTuple):
@@ -361,7 +361,7 @@ class Composites:
             shown = _visible(ids, whole)
             hidden = [i for i in whole if i not in shown]
             ignore = np.isin(ids, hidden) | (scene.unknown & (ids == 0))
-            views.append(_seen(photometric(image, rng), ids, shown, ignore))
+            views.append(seen(photometric(image, rng), ids, shown, ignore))
         return views
 
     def clip(self, index: int, frames: int) -> Iterator[Seen]:
@@ -375,17 +375,17 @@ class Composites:
             same = np.random.default_rng((self.seed, 4, index))
             image, ids, whole = self._render(scene, time, range(len(scene.objects)), same)
             shown = _visible(ids, whole)
-            yield _seen(photometric(image, same), ids, shown, np.zeros(ids.shape, bool))
+            yield seen(photometric(image, same), ids, shown, np.zeros(ids.shape, bool))
 
-    def _real(self, rng: np.random.Generator) -> list[Seen]:
-        """Two views of a photograph itself: one object in its true surroundings."""
+    def _real(self, rng: np.random.Generator, count: int = 2) -> list[Seen]:
+        """Give views of a photograph itself: one object in its true surroundings."""
         scene: Scene = self.scenes[rng.integers(len(self.scenes))]
         height, width = self.size
         rows, columns = scene.mask.shape
         fit = min(height / rows, width / columns)
         flip = np.diag([-1.0, 1.0]) if rng.random() < 0.5 else np.eye(2)
         views: list[Seen] = []
-        for _ in range(2):
+        for _ in range(count):
             linear = (
                 affine(fit * float(np.exp(rng.uniform(-0.7, 0.25))), float(rng.normal(0, 0.12)))
                 @ flip
@@ -403,17 +403,17 @@ class Composites:
                 scene.mask.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST
             )
             shown = [1] if ids.sum() > 200 else []
-            views.append(_seen(photometric(image, rng), ids, shown, ids == 0))
+            views.append(seen(photometric(image, rng), ids, shown, ids == 0))
         return views
 
 
 def _visible(ids: Array, whole: dict[int, int]) -> list[int]:
     """Tell which objects of a map enough is seen of, given the pixels each has in full."""
-    seen = np.bincount(ids.ravel(), minlength=256)
-    return [i for i, area in whole.items() if seen[i] >= max(_PIXELS, _SHARE * area)]
+    pixels = np.bincount(ids.ravel(), minlength=256)
+    return [i for i, area in whole.items() if pixels[i] >= max(PIXELS, _SHARE * area)]
 
 
-def _seen(image: Array, id_map: Array, shown: list[int], ignore: Array) -> Seen:
+def seen(image: Array, id_map: Array, shown: list[int], ignore: Array) -> Seen:
     """Make a view of a map of object numbers, of which some are shown."""
     masks = id_map[None] == np.array(shown, np.uint8).reshape(-1, 1, 1)
     kinds = np.full(len(shown), Known.MASK, np.uint8)

@@ -11,29 +11,25 @@ import contextlib
 import copy
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import cv2
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from masa_ros.errors import ConfigError, MasaError, WeightsError
+from masa_ros.errors import ConfigError, MasaError
 from masa_ros.models import checkpoints
 from masa_ros.models.configs import NetworkConfig, SamConfig
 from masa_ros.models.devices import choose_device
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.preprocess import normalise
 from masa_ros.models.zoo import model_config
-from masa_ros.training import parallel
+from masa_ros.training import loop, parallel
 from masa_ros.training.data import Scenes
 from masa_ros.training.figures import Figures
 from masa_ros.training.losses import objective
@@ -169,20 +165,6 @@ def _same(drawn: list[Drawn | MasaError]) -> list[Drawn | MasaError]:
     return drawn
 
 
-def _alone(worker: int) -> None:
-    """Begin a worker process: it shares few cores with the training itself."""
-    cv2.setNumThreads(0)
-
-
-@torch.no_grad()
-def _average(average: MasaNetwork, network: MasaNetwork, decay: float) -> None:
-    for mean, value in zip(average.state_dict().values(), network.state_dict().values()):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
-
-
 _GENTLE = 0.1  # of the learning rate
 
 
@@ -267,40 +249,13 @@ class _State:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
-        tensors: dict[str, Tensor] = {}
-        for prefix, network in (('network', self.network), ('average', self.average)):
-            tensors |= {f'{prefix}.{k}': v.contiguous() for k, v in network.state_dict().items()}
-        for i, values in self.optimiser.state_dict()['state'].items():
-            tensors |= {f'optimiser.{i}.{k}': v.contiguous() for k, v in values.items()}
-        temporary = path.with_suffix('.tmp')
-        metadata = {'step': str(self.step), 'seconds': repr(self.seconds)}
-        save_file(tensors, temporary, metadata=metadata)
-        temporary.replace(path)
+        networks = {'network': self.network, 'average': self.average}
+        loop.save(path, networks, self.optimiser, self.step, self.seconds)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; raises WeightsError when it is none of this run."""
-        try:
-            with safe_open(path, 'pt', device='cpu') as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            parts: dict[str, dict[str, Tensor]] = {'network': {}, 'average': {}, 'optimiser': {}}
-            for name, value in tensors.items():
-                prefix, _, rest = name.partition('.')
-                parts[prefix][rest] = value
-            self.network.load_state_dict(parts['network'])
-            self.average.load_state_dict(parts['average'])
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in parts['optimiser'].items():
-                number, _, key = name.partition('.')
-                state.setdefault(int(number), {})[key] = value
-            whole = self.optimiser.state_dict()
-            self.optimiser.load_state_dict({**whole, 'state': state})
-            self.step, self.seconds = int(metadata['step']), float(metadata['seconds'])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise WeightsError(
-                f'{path} is no checkpoint of this run ({str(error).splitlines()[0]}); '
-                'take another output folder, or leave out --resume'
-            ) from error
+        networks = {'network': self.network, 'average': self.average}
+        self.step, self.seconds = loop.load(path, networks, self.optimiser)
 
 
 def train(
@@ -405,7 +360,7 @@ def _steps(
         batch_size=pairs,
         num_workers=config.workers,
         collate_fn=_same,
-        worker_init_fn=_alone,
+        worker_init_fn=loop.alone,
         prefetch_factor=4 if config.workers else None,
     )
     main = parallel.rank() == 0
@@ -437,7 +392,7 @@ def _steps(
         if progress >= config.heads_after and not late:
             late = True
             state.only_embedding()
-        rate = 0.5 * (1 + math.cos(math.pi * progress)) * min(1, (state.step + 1) / config.warmup)
+        rate = loop.rate(progress, state.step, config.warmup)
         for group in state.optimiser.param_groups:
             group['lr'] = config.learning_rate * rate * group['share']
         images, targets = to_batch(drawn)
@@ -456,9 +411,7 @@ def _steps(
             raise FloatingPointError(f'step {state.step}: the gradient is not finite')
         state.optimiser.step()
         state.step += 1
-        # The average must not remember the random start: its memory grows with the run.
-        decay = min(config.ema, state.step / (state.step + 10))
-        _average(state.average, state.network, decay)
+        loop.average(state.average, state.network, config.ema, state.step)
         values = {
             name: parallel.total(float(value.detach()), device) for name, value in losses.items()
         }

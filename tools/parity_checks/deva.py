@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from masa_ros.models.deva.network import DevaNetwork, aggregate, coarse, probabilities
 from masa_ros.models.deva.reading import similarity, strongest, weighted_sum
-from masa_ros.models.deva.weights import PUBLISHED
+from masa_ros.models.files import DEVA_FILE
 from masa_ros.models.preprocess import normalise
-from masa_ros.propagators.deva import DevaPropagator, DevaPropagatorConfig
+from masa_ros.propagators.deva import DevaPropagator, DevaPropagatorConfig, buckets
 from masa_ros.propagators.deva.memory import Encoded
 from masa_ros.propagators.deva.placement import Placement
 from masa_ros.types import Frame
@@ -60,7 +61,7 @@ def load_propagator(fixtures: Fixtures) -> DevaPropagator:
     manifest = json.loads((fixtures.folder / 'manifest.json').read_text())
     weights = fixtures.seeded.seeded_state_dict(manifest, fixtures.salt)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / PUBLISHED
+        path = Path(folder) / DEVA_FILE
         torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, path)
         return DevaPropagator.load(DevaPropagatorConfig(weights=str(path), size=0), 'cpu')
 
@@ -117,7 +118,7 @@ def compare_stages(
     for name, state in (('zero', torch.zeros(shape)), ('rand', 5 * torch.from_numpy(drawn))):
         case = Case(report, f'menc_{name}', arrays)
         with _Watched(named) as seen:
-            value = encoder(first.image, first.maps.f16, masks)
+            value = encoder(first.image, first.maps, masks)
         sensory = encoder.sensory_update(value, state)
         for key, got in {**seen, 'value': value, 'sensory': sensory}.items():
             if f'menc_{name}.{key}' in arrays:
@@ -223,7 +224,7 @@ def compare_masks_given(
             continue
         case = Case(report, name, arrays, loose=name == 'C')
         memory = with_options(propagator, **options).memory()
-        start, time_ = time.process_time(), 0
+        start, time_, condensed = time.process_time(), 0, _Condensed()
         while f'{name}.t{time_}.prob' in arrays:
             image = images[time_][:height, :width] if name == 'F' else images[time_]
             encoded = encode(propagator, image)
@@ -237,14 +238,46 @@ def compare_masks_given(
                 memory.remember(encoded, (*known, *new), prob, certain=True)
                 put = memory.since == 0
             elif f'{name}.t{time_ + 1}.prob' in arrays or put:  # else the end, which is not kept
-                memory.remember(encoded, known)
+                with condensed.watching(time_):
+                    memory.remember(encoded, known)
                 put = memory.since == 0
             case.near(f't{time_}.prob', prob)
             case.labels(f't{time_}.argmax', prob.argmax(0))
             case.memory(f't{time_}', memory, put)
             time_ += 1
+        if name == 'C':
+            condensed.compare(case, arrays)
         case.finish()
         print(f'   {name}: {(time.process_time() - start) / time_:.2f} s of CPU time a frame')
+
+
+class _Condensed:
+    """Keeps what every consolidation of a memory has chosen: frame, places, usages."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, Tensor, Tensor]] = []
+
+    def watching(self, time_: int) -> Any:
+        """Watch, while it is entered, what is condensed in a frame."""
+        condensed = buckets._condensed
+
+        def watched(tokens: buckets.Tokens, count: int) -> buckets.Tokens:
+            best = tokens.usage.topk(count + 1)
+            self.seen.append((time_, best.indices[:count], best.values))
+            return condensed(tokens, count)
+
+        return mock.patch.object(buckets, '_condensed', watched)
+
+    def compare(self, case: Case, arrays: dict[str, Array]) -> None:
+        """Compare with all that are stored."""
+        count = sum(key.endswith('.usage_top') for key in arrays)
+        case.same('consolidations', len(self.seen), count)
+        for i, (time_, places, usage) in enumerate(self.seen[:count]):
+            key = f'consolidation{i}'
+            stored = arrays[f'C.{key}.prototype_indices'].tolist()
+            case.same(f'{key}.places', sorted(places.tolist()), sorted(stored))
+            case.same(f'{key}.ti', time_, int(arrays[f'C.{key}.ti']))
+            case.near(f'{key}.usage_top', usage)
 
 
 def _hard(labels: Array, *ids: int) -> Tensor:
@@ -344,8 +377,9 @@ def compare_preprocessing(report: Report, fixtures: Fixtures) -> None:
         image, size = arrays[f'pre{i}.rgb'], max(int(arrays[f'pre{i}.size']), 0)
         pixels = normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
         for rule in ('demo', 'eval'):
-            place = Placement.of(image.shape[0], image.shape[1], size, rule)
-            inside = place.image_in(pixels, rule == 'eval')[0]
+            config = DevaPropagatorConfig(size=size, resize=rule)
+            place = config.placement(image.shape[0], image.shape[1])
+            inside = place.image_in(pixels)[0]
             left, _, top, _ = place.padding
             case.near(rule, inside[:, top : top + place.rows, left : left + place.columns])
             case.same('pad_lrtb', list(place.padding), arrays[f'pre{i}.pad_lrtb'].tolist())
@@ -356,7 +390,7 @@ def compare_preprocessing(report: Report, fixtures: Fixtures) -> None:
             case.same('label', labels.tolist(), arrays[f'pre{i}.label_eval'].tolist())
         prob = torch.from_numpy(arrays[f'pre{i}.prob'])
         shape = arrays[f'pre{i}.prob_argmax'].shape
-        place = Placement(*shape, *prob.shape[1:])
+        place = Placement(shape[0], shape[1], prob.shape[1], prob.shape[2], antialias=False)
         whole = place.masks_out(F.pad(prob, place.padding))
         case.near('prob_resized', whole[:, ::4, ::4])
         case.labels('prob_argmax', whole.argmax(0))

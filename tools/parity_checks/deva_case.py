@@ -23,6 +23,7 @@ LOOSE = {
     'sensory': 0.03,
     'work_usage': 0.06,
     'long_usage': 0.06,
+    'usage_top': 0.06,
     'long_value_sum': 1e-3,
     'argmax': 5e-3,
 }

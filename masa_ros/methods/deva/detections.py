@@ -34,7 +34,7 @@ def limited(found: Instances, shape: Shape, most: int) -> Limited:
 def drawn(found: Instances, frame: Frame, detector: Detector) -> Instances:
     """Give masks to the detections that have none: the detector's, where it draws any.
 
-    All others are taken for what fills its box.
+    Where it draws nothing, the object is taken for what fills its box.
     """
     masks = list(found.masks or [None] * len(found))
     bare = [i for i, mask in enumerate(masks) if mask is None]
@@ -42,7 +42,7 @@ def drawn(found: Instances, frame: Frame, detector: Detector) -> Instances:
         (encoded,) = detector.encode([frame.image])
         boxes = dataclasses.replace(found, masks=None)[bare]
         for i, mask in zip(bare, detector.describe(encoded, boxes).masks or ()):
-            masks[i] = mask
+            masks[i] = mask if mask is not None and mask.width else None
     for i, (box, mask) in enumerate(zip(found.boxes, masks)):
         if mask is None:
             (left, top), (right, bottom) = np.floor(box[:2]), np.ceil(box[2:])

@@ -17,20 +17,22 @@ import torch
 from torch import Tensor
 
 from masa_ros.detectors import DETECTORS
-from masa_ros.detectors.masa import MasaDetector
 from masa_ros.detectors.protocol import Detector
-from masa_ros.engines.prepare import Engines
 from masa_ros.errors import ConfigError, PromptError
 from masa_ros.methods.deva.consensus import consensus
 from masa_ros.methods.deva.detections import drawn, limited, segments, tracks
 from masa_ros.methods.deva.merging import Table
 from masa_ros.methods.deva.options import DevaConfig
-from masa_ros.methods.deva.segments import Segment, Shape, cut, free_layer, paint, split
+from masa_ros.methods.deva.segments import Segment, Shape, cut, free_layer, most_probable, paint
+from masa_ros.methods.finding import Finder, blank
 from masa_ros.methods.protocol import Log, Session
 from masa_ros.models.devices import choose_device
+from masa_ros.options import values_of
 from masa_ros.propagators import PROPAGATORS
 from masa_ros.propagators.protocol import Memory, Propagator
 from masa_ros.types import Frame, Instances, Mask, Prompt, Result
+
+_NOTHING = Mask(0, 0, np.zeros((0, 0), np.bool_))
 
 
 class Deva:
@@ -60,10 +62,7 @@ class Deva:
     ) -> None:
         self.detector, self.propagator = detector, propagator
         self.config, self.device = config or DevaConfig(), device
-        self._engines: Engines | None = None
-        if isinstance(detector, MasaDetector):
-            self._engines = Engines(detector, self.config.engines, log)
-            detector.runs = self._engines.runs
+        self.finder = Finder(detector, self.config.engines, log)
 
     @classmethod
     def load(cls, options: DevaConfig, log: Log) -> Deva:
@@ -78,15 +77,9 @@ class Deva:
         device = str(choose_device(options.device))
         propagator = PROPAGATORS[options.propagator].load(options.carrier, device)
         detector = DETECTORS[options.detector].load(options.finder, device)
-        width, height = options.engines.camera or (640, 480)
-        # The first real image must not wait for kernels to be chosen and memory to be taken.
-        blank = Frame(np.zeros((height, width, 3), np.uint8), 0)
-        propagator.encode([blank])
-        if isinstance(detector, MasaDetector):
-            detector.detect([blank])
         method = cls(detector, propagator, options, device, log)
-        if options.engines.camera:
-            method._prepare_later(height, width)
+        propagator.encode([blank(options.engines.camera)])
+        method.finder.begin(options.engines.camera)
         return method
 
     def encode(self, frames: Sequence[Frame]) -> list[Any]:
@@ -102,42 +95,32 @@ class Deva:
         for name in ('detector', 'propagator'):
             if getattr(options, name) != getattr(self.config, name):
                 raise ConfigError(f'{name}: read when the method is loaded')
-        if isinstance(self.detector, MasaDetector):
-            self.detector.configure(options.finder)
+        self.finder.configure(options.finder)
         self.config = options
 
     def describe(self) -> Mapping[str, Any]:
         """Return what was loaded and how it runs."""
-        facts = {'propagator': self.propagator.facts(), 'detector': self.detector.facts()}
         return {
             'method': self.name,
-            'model': f'{self.config.propagator} and {self.config.detector}',
+            # As the messages have it, what found the objects; what carries them is told below.
+            'model': values_of(self.config).get('model', self.name),
             'device': self.device,
-            **{f'{part}_{key}': value for part in facts for key, value in facts[part].items()},
-            'engines': self._engines.status if self._engines else 'eager',
+            **{f'propagator_{key}': value for key, value in self.propagator.facts().items()},
+            **self.finder.facts(),
+            'engines': self.finder.status,
         }
-
-    def _prepare_later(self, height: int, width: int) -> None:
-        """Begin with the engines for images of this size, where there are any."""
-        if self._engines is not None and isinstance(self.detector, MasaDetector):
-            self._engines.runs(self.detector.input_shape(height, width))
 
     def prepare(self, height: int, width: int) -> bool:
         """Wait for the detector's engines; False when one runs eagerly."""
-        if self._engines is None or not isinstance(self.detector, MasaDetector):
-            return True
-        self._engines.prepare(self.detector.input_shape(height, width))
-        return not self._engines.failed
+        return self.finder.prepare(height, width)
 
     def interrupt(self) -> None:
         """Let who waits for an engine go on eagerly."""
-        if self._engines is not None:
-            self._engines.interrupt()
+        self.finder.interrupt()
 
     def close(self) -> None:
         """Give the engines up."""
-        if self._engines is not None:
-            self._engines.close()
+        self.finder.close()
 
 
 class _Open(NamedTuple):
@@ -207,13 +190,17 @@ class DevaSession:
         """
         config = self.method.config
         answered = self._follow_size(frame.shape)
+        # Looks that were far apart come closer when the options change.
+        most = max(config.detection_every, config.clip_frames)
+        self._vote_at = min(self._vote_at, self._index + most - 1)
         looked = bool(self._open) or self._index + config.clip_frames > self._vote_at
-        due = self._index >= self._vote_at
+        # A clip that is complete is late where looking failed when it was its time.
+        due = self._index >= self._vote_at or len(self._open) + 1 >= config.clip_frames
         self._index += 1
-        if due:
-            self._vote_at += config.detection_every
         if not looked:
             return [*answered, self._carry_on(frame, encoded)]
+        if due:
+            self._vote_at = self._index - 1 + config.detection_every
         self._open.append(_Open(frame, encoded, self._look(frame, given)))
         return [*answered, *self._decide()] if due else answered
 
@@ -255,7 +242,7 @@ class DevaSession:
             memory = self.method.propagator.memory()
             masks = cut([source.found[i].mask for i in layer], source.frame.shape)
             memory.remember(source.encoded, layer, self._stack(masks, source.frame.shape), True)
-            moved |= _split(memory.read(target.encoded), layer)
+            moved |= most_probable(memory.read(target.encoded), layer)
         return [Segment(moved[i], each.votes) for i, each in enumerate(source.found)]
 
     def _merge(self, frame: Frame, encoded: Any, found: Sequence[Segment]) -> Result:
@@ -295,11 +282,11 @@ class DevaSession:
         return self._answer(frame, seen)
 
     def _read(self, encoded: Any) -> dict[int, Mask]:
-        """Return where every object is, by its id."""
-        seen: dict[int, Mask] = {}
+        """Return where every object is, by its id; nowhere, where the memory failed to take it."""
+        seen = dict.fromkeys((each.track_id for each in self.table.objects), _NOTHING)
         for memory in self._memories:
             if memory.ids:
-                seen |= _split(memory.read(encoded), memory.ids)
+                seen |= most_probable(memory.read(encoded), memory.ids)
         return seen
 
     def _answer(self, frame: Frame, seen: dict[int, Mask]) -> Result:
@@ -333,8 +320,9 @@ class DevaSession:
             frame = frame._replace(image=cv2.resize(image, (columns, rows)))
             scale = columns / width, rows / height
             seen = {i: mask.scaled(*scale).clipped(rows, columns) for i, mask in seen.items()}
+        known = dict.fromkeys((each.track_id for each in self.table.objects), _NOTHING)
         self._memories = []
-        self._remembered(frame, self.method.propagator.encode([frame])[0], seen)
+        self._remembered(frame, self.method.propagator.encode([frame])[0], known | seen)
 
     def prompt(self, frame: Frame, encoded: Any, prompt: Prompt) -> Instances:
         """Refuse: detections alone begin tracks."""
@@ -377,9 +365,3 @@ class DevaSession:
             'detections_refused': self._refused + self.table.refused,
             'objects_deleted': self._deleted,
         }
-
-
-def _split(masks: Tensor, ids: Sequence[int]) -> dict[int, Mask]:
-    """Return what is most probable in (1 + N, H, W), by the ids of the N objects."""
-    labels = masks.argmax(0).to(torch.int32).cpu().numpy()
-    return dict(zip(ids, split(labels, len(ids))))

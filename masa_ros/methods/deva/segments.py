@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from masa_ros.types import Mask
 
@@ -127,6 +129,13 @@ def split(labels: NDArray[np.int32], count: int) -> list[Mask]:
             rows, columns = window
             masks.append(Mask(columns.start, rows.start, labels[window] == value))
     return masks
+
+
+def most_probable(masks: Tensor, ids: Sequence[int]) -> dict[int, Mask]:
+    """Return what is most probable in (1 + N, H, W), background first, by the ids of N objects."""
+    # On a CPU much faster than argmax, which goes pixel by pixel.
+    labels = masks.max(0).indices.to(torch.int32).cpu().numpy()
+    return dict(zip(ids, split(labels, len(ids))))
 
 
 def by_area(masks: Sequence[Mask]) -> list[int]:

@@ -52,7 +52,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
-        return self.conv2(F.relu(self.conv1(F.relu(x)))) + self.downsample(x)
+        middle = F.relu(self.conv1(F.relu(x)), inplace=True)
+        return self.conv2(middle) + self.downsample(x)
 
 
 class ChannelGate(nn.Module):
@@ -119,9 +120,11 @@ class SensoryUpdate(nn.Module):
     are the thirds of one convolution of input and state.
     """
 
-    def __init__(self, channels_in: int, channels: int) -> None:
+    def __init__(self, channels_in: int, channels: int, kernel: int = 3) -> None:
         super().__init__()
-        self.transform = nn.Conv2d(channels_in + channels, 3 * channels, 3, padding=1)
+        self.transform = nn.Conv2d(
+            channels_in + channels, 3 * channels, kernel, padding=kernel // 2
+        )
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """Input (N, C_in, h, w), state (N, C, h, w) -> the new state."""
@@ -133,8 +136,8 @@ class SensoryUpdate(nn.Module):
 class FineSensoryUpdate(SensoryUpdate):
     """The unit fed by what the decoder made at strides 16, 8 and 4."""
 
-    def __init__(self, channels_in: Sequence[int], channels: int) -> None:
-        super().__init__(channels, channels)
+    def __init__(self, channels_in: Sequence[int], channels: int, kernel: int = 3) -> None:
+        super().__init__(channels, channels, kernel)
         self.g16_conv, self.g8_conv, self.g4_conv = (
             nn.Conv2d(c, channels, 1) for c in channels_in
         )

@@ -125,11 +125,11 @@ class MaskEncoder(nn.Module):
         self.fuser = Fuser(sizes.pixel, 4 * stem, sizes.value)
         self.sensory_update = SensoryUpdate(sizes.value, sizes.value)
 
-    def forward(self, image: Tensor, f16: Tensor, masks: Tensor) -> Tensor:
-        """Image (1, 3, H, W), its map f16, masks (N, H, W) in 0..1 -> values (N, C, h, w)."""
+    def forward(self, image: Tensor, seen: ImageMaps, masks: Tensor) -> Tensor:
+        """Image (1, 3, H, W) and what is seen in it, masks (N, H, W) -> values (N, C, h, w)."""
         x = torch.cat((image.expand(len(masks), -1, -1, -1), masks[:, None]), 1)
         x = F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 3, 2, padding=1))
-        return self.fuser(f16, self.layer3(self.layer2(self.layer1(x))))
+        return self.fuser(seen.f16, self.layer3(self.layer2(self.layer1(x))))
 
 
 class Upsample(nn.Module):

@@ -6,11 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from masa_ros.errors import WeightsError
 from masa_ros.models import checkpoints, official
 from masa_ros.models.deva.network import DevaNetwork
-
-PUBLISHED = 'DEVA-propagation.pth'
 
 
 def load(network: DevaNetwork, path: Path) -> None:
@@ -28,10 +25,4 @@ def load(network: DevaNetwork, path: Path) -> None:
     else:
         every = official.read(path)
     tensors = {k: v for k, v in every.items() if not k.endswith(checkpoints.COUNTER)}
-    wrong = checkpoints.differences(network, tensors)
-    if wrong:
-        raise WeightsError(
-            f"{path} does not fit DEVA's propagation network, {len(wrong)} differences: "
-            + '; '.join(wrong[:5])
-        )
-    network.load_state_dict(tensors, strict=False)
+    checkpoints.fill(network, tensors, f"{path} does not fit DEVA's propagation network")

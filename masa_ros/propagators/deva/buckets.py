@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from masa_ros.models.deva.reading import similarity, strongest, weighted_sum
-from masa_ros.propagators.deva.options import DevaPropagatorConfig
+from masa_ros.propagators.deva.options import MemoryConfig
 
 _UNREAD = 1e-7  # number of readings of what was never read: usage is 0, not 0 / 0
 
@@ -97,7 +97,7 @@ class Bucket:
             self.tokens = self.tokens._replace(values=self.tokens.values[:, stay])
         return bool(stay)
 
-    def add(self, frame: Tokens, config: DevaPropagatorConfig) -> None:
+    def add(self, frame: Tokens, config: MemoryConfig) -> None:
         """Remember a frame; where there are ``max_mid`` of them then, condense them.
 
         The first frame and the last ``min_mid`` - 1 stay. What was most used of the others goes

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from masa_ros.models.deva.network import DevaNetwork, ImageMaps, coarse, probabilities
+from masa_ros.models.nano_propagation import NanoPropagation
 from masa_ros.propagators.deva.buckets import Bucket, Tokens
-from masa_ros.propagators.deva.options import DevaPropagatorConfig
+from masa_ros.propagators.deva.options import MemoryConfig
 from masa_ros.propagators.deva.placement import Placement
 
 
@@ -64,7 +65,7 @@ class DevaMemory:
 
     """
 
-    def __init__(self, network: DevaNetwork, config: DevaPropagatorConfig) -> None:
+    def __init__(self, network: DevaNetwork | NanoPropagation, config: MemoryConfig) -> None:
         self._network, self._config = network, config
         self.buckets: list[Bucket] = []
         self.sensory: dict[int, Tensor] = {}
@@ -181,7 +182,7 @@ class DevaMemory:
         after: dict[int, Tensor] = {}
         for ids in self._chunks(tuple(masks)):
             some = torch.stack([masks[each] for each in ids])
-            value = encoder(encoded.image, encoded.maps.f16, some)
+            value = encoder(encoded.image, encoded.maps, some)
             state = torch.stack([sensory[each] for each in ids])
             values |= zip(ids, value)
             after |= zip(ids, encoder.sensory_update(value, state))

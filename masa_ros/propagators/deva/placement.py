@@ -1,6 +1,6 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How a frame lies in the input of DEVA's network: resized, then padded on all sides."""
+"""How a frame lies in the input of a network: resized, then padded on all sides."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Placement(NamedTuple):
     ----------
     height, width: of the frame, pixels.
     rows, columns: of the resized frame.
+    antialias: whether images are smoothed before they become smaller.
+    multiple: the sides of the input are multiples of it.
 
     """
 
@@ -26,23 +28,13 @@ class Placement(NamedTuple):
     width: int
     rows: int
     columns: int
-
-    @classmethod
-    def of(cls, height: int, width: int, size: int, rule: str) -> Placement:
-        """Choose the size of the resized frame; see ``DevaPropagatorConfig``."""
-        short, long = sorted((height, width))
-        if size and rule == 'demo':
-            scale = size / short
-            return cls(height, width, int(height * scale), int(width * scale))
-        if size:
-            long = int(size * long / short)
-            return cls(height, width, *((size, long) if height <= width else (long, size)))
-        return cls(height, width, height, width)
+    antialias: bool
+    multiple: int = STRIDE
 
     @property
     def padding(self) -> tuple[int, int, int, int]:
         """Pixels left, right, top and bottom; the odd one is on the right and at the bottom."""
-        x, y = -self.columns % STRIDE, -self.rows % STRIDE
+        x, y = -self.columns % self.multiple, -self.rows % self.multiple
         return x // 2, x - x // 2, y // 2, y - y // 2
 
     @property
@@ -50,11 +42,11 @@ class Placement(NamedTuple):
         """Whether the frame changes its size at all."""
         return (self.rows, self.columns) != (self.height, self.width)
 
-    def image_in(self, image: Tensor, antialias: bool) -> Tensor:
-        """Bring a normalised image (1, 3, height, width) to the network."""
+    def image_in(self, image: Tensor) -> Tensor:
+        """Bring normalised images (B, 3, height, width) to the network."""
         if self.resized:
             size = self.rows, self.columns
-            image = F.interpolate(image, size, mode='bilinear', antialias=antialias)
+            image = F.interpolate(image, size, mode='bilinear', antialias=self.antialias)
         return F.pad(image, self.padding)
 
     def masks_in(self, masks: Tensor) -> Tensor:

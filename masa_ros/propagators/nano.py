@@ -1,0 +1,59 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The small propagation network that is shipped, with DEVA's memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from masa_ros.models import nano_weights
+from masa_ros.models.devices import choose_device
+from masa_ros.models.nano_propagation import NanoPropagation, NanoSizes
+from masa_ros.models.preprocess import fitted_size
+from masa_ros.options import option
+from masa_ros.propagators.deva.options import MemoryConfig
+from masa_ros.propagators.deva.placement import Placement
+from masa_ros.propagators.deva.propagator import MemoryPropagator, version
+
+
+@dataclasses.dataclass(frozen=True)
+class NanoPropagatorConfig(MemoryConfig):
+    """Options of the small network's propagation; raises ConfigError naming one that is wrong."""
+
+    weights: str = option('', "file of the network's weights; '' is the one that is shipped")
+    size: int = option(512, 'long side that images are resized to, pixels', 64, 4096)
+    mem_every: int = option(3, 'every so many frames one is remembered', 1, 1000)
+    max_mid: int = option(6, 'frames in the working memory at which it is condensed', 2, 1000)
+    min_mid: int = option(3, 'frames that stay in it then: the first and the last', 1, 999)
+    prototypes: int = option(64, 'places that are kept each time', 1, 10_000)
+    max_long: int = option(1000, 'most of them that are held', 2, 1_000_000)
+
+    def placement(self, height: int, width: int) -> Placement:
+        """See ``MemoryConfig``."""
+        fitted = fitted_size(height, width, self.size, self.size)
+        return Placement(height, width, *fitted, antialias=True, multiple=NanoPropagation.STRIDE)
+
+
+class NanoPropagator(MemoryPropagator):
+    """See ``MemoryPropagator``."""
+
+    model = 'nano'
+
+    @classmethod
+    def load(cls, config: NanoPropagatorConfig, device: str) -> NanoPropagator:
+        """Build the network and read its weights, and those of masa_nano's backbone.
+
+        Raises
+        ------
+        ConfigError
+            When the device is not there.
+        WeightsError
+            When a weights file is missing or does not fit.
+
+        """
+        where = choose_device(device)
+        path = Path(config.weights).expanduser() if config.weights else nano_weights.shipped()
+        network = NanoPropagation(NanoSizes())
+        nano_weights.load(network, path)
+        return cls(network, config, str(where), version(path))

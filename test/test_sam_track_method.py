@@ -1,0 +1,251 @@
+# Copyright 2026 The masa_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The method sam_track: prompts, what is found by itself, ids, sizes, limits."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import scene
+
+from masa_ros import options
+from masa_ros.errors import ConfigError, PromptError
+from masa_ros.methods import METHODS
+from masa_ros.methods.sam_track import SamTrack, SamTrackConfig
+from masa_ros.streams.stream import Stream
+from masa_ros.types import Frame, Instances, Mask, Prompt
+
+RED, BLUE, YELLOW = (36, 46, 105, 115), (180, 110, 251, 191), (40, 156, 141, 205)
+
+
+@pytest.fixture(scope='module')
+def loaded():
+    return SamTrack.load(SamTrackConfig(device='cpu'), lambda text: None)
+
+
+def method(loaded, **changes):
+    """The shipped networks with other options."""
+    config = dataclasses.replace(SamTrackConfig(device='cpu'), **changes)
+    return SamTrack(loaded.detector, loaded.segmenter, loaded.propagator, config)
+
+
+def frame(t, size=(240, 320), shift=1):
+    return Frame(np.ascontiguousarray(scene(shift * t, size)), (t + 1) * 100_000_000)
+
+
+def shifted(box, t):
+    return (box[0] + t, box[1], box[2] + t, box[3])
+
+
+def overlap(box, other):
+    left, top = np.maximum(box[:2], other[:2])
+    right, bottom = np.minimum(box[2:], other[2:])
+    if left >= right or top >= bottom:
+        return 0.0
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
+    shared = (right - left) * (bottom - top)
+    return shared / (sum(areas) - shared)
+
+
+def click(*places, track_id=0, stamp_ns=0, positive=None):
+    points = np.array(places, np.float32)
+    signs = None if positive is None else np.array(positive)
+    return Prompt(stamp_ns, track_id, points, signs)
+
+
+def started(loaded, **changes):
+    """A stream whose first frame has been tracked."""
+    stream = Stream(method(loaded, **changes))
+    (result,) = stream.track(frame(0))
+    return stream, result
+
+
+def test_it_is_registered():
+    assert METHODS['sam_track'] is SamTrack
+    assert SamTrack.options is SamTrackConfig
+
+
+def test_nothing_is_tracked_until_somebody_points_at_it(loaded):
+    stream, result = started(loaded)
+    assert len(result.tracks) == 0 and stream.method.accepts == {'point', 'box', 'mask', 'text'}
+    (result,) = stream.track(frame(1))
+    assert len(result.tracks) == 0
+
+
+def test_a_click_a_box_and_a_mask_are_followed(loaded):
+    stream, _ = started(loaded)
+    drawn = np.zeros((49, 101), bool)
+    drawn[5:44, 10:91] = True
+    prompts = [
+        click((70, 80)),
+        Prompt(0, box=np.array(BLUE, np.float32)),
+        Prompt(0, mask=Mask(40, 156, drawn)),
+    ]
+    asked = [stream.ask(prompt) for prompt in prompts]
+    assert [tracks.track_ids.tolist() for tracks in asked] == [[1], [2], [3]]
+    for t in range(1, 8):
+        (result,) = stream.track(frame(t))
+        found = dict(zip(result.tracks.track_ids.tolist(), result.tracks.boxes))
+        assert set(found) == {1, 2, 3}
+        for track_id, box in zip((1, 2, 3), (RED, BLUE, YELLOW)):
+            assert overlap(found[track_id], shifted(box, t)) > 0.6, (t, track_id)
+    masks = [mask.full(240, 320) for mask in result.tracks.masks]
+    assert np.sum(masks, 0).max() == 1
+    assert (result.tracks.first_seen_ns == frame(0).stamp_ns).all()
+
+
+def test_a_prompt_on_an_earlier_frame_is_brought_to_now(loaded):
+    stream = Stream(method(loaded))
+    for t in range(6):
+        stream.track(frame(t, shift=3))
+    asked = stream.ask(click((70, 80), stamp_ns=frame(0).stamp_ns))
+    assert overlap(asked.boxes[0], RED) > 0.6  # as it is in the frame that was clicked
+    (result,) = stream.track(frame(6, shift=3))
+    assert result.tracks.track_ids.tolist() == [1]
+    assert overlap(result.tracks.boxes[0], shifted(RED, 18)) > 0.6
+
+
+def test_a_correction_changes_the_object_and_keeps_its_id(loaded):
+    stream, _ = started(loaded)
+    ask = stream.ask(Prompt(0, box=np.array((36, 46, 251, 191), np.float32)))
+    (track_id,) = ask.track_ids.tolist()
+    corrected = stream.ask(click((70, 80), track_id=track_id))
+    assert corrected.track_ids.tolist() == [track_id]
+    assert overlap(corrected.boxes[0], RED) > 0.6
+    (result,) = stream.track(frame(1))
+    assert overlap(result.tracks.boxes[0], shifted(RED, 1)) > 0.6
+    with pytest.raises(PromptError, match='no track has the id 99'):
+        stream.ask(click((70, 80), track_id=99))
+
+
+def test_a_click_beside_takes_away_what_is_seen_there(loaded):
+    stream, _ = started(loaded)
+    both = np.zeros((240, 320), bool)
+    for left, top, right, bottom in (RED, BLUE):
+        both[top:bottom, left:right] = True
+    (track_id,) = stream.ask(Prompt(0, mask=Mask(0, 0, both))).track_ids.tolist()
+    left = stream.ask(click((215, 150), track_id=track_id, positive=[False]))
+    assert overlap(left.boxes[0], RED) > 0.6
+    with pytest.raises(PromptError, match='need an object that is seen'):
+        stream.ask(click((215, 150), positive=[False]))
+    (red,) = stream.ask(click((70, 80))).track_ids.tolist()
+    with pytest.raises(PromptError, match='nothing would be left'):
+        stream.ask(click((70, 80), track_id=red, positive=[False]))
+
+
+def test_the_last_that_is_pointed_at_lies_in_front(loaded):
+    stream, _ = started(loaded)
+    large = np.ones((100, 100), bool)
+    stream.ask(Prompt(0, mask=Mask(30, 30, large)))
+    stream.ask(Prompt(0, mask=Mask(50, 50, np.ones((40, 40), bool))))
+    (result,) = stream.track(frame(0)._replace(stamp_ns=frame(1).stamp_ns))
+    masks = {i: m.full(240, 320) for i, m in zip(result.tracks.track_ids, result.tracks.masks)}
+    assert not (masks[1] & masks[2]).any()
+    assert masks[2][60:80, 60:80].mean() > 0.9
+
+
+def test_everything_is_found_and_new_objects_get_new_ids(loaded):
+    stream, result = started(loaded, find='everything', detection_every=2, min_area=50)
+    assert len(result.tracks) >= 2
+    known = set(result.tracks.track_ids.tolist())
+    (result,) = stream.track(frame(1))
+    assert set(result.tracks.track_ids.tolist()) <= known
+    boxes = np.array([shifted(BLUE, 2), (250, 20, 300, 80)], np.float32)
+    filled = (Mask(182, 110, np.ones((81, 71), bool)), Mask(250, 20, np.ones((60, 50), bool)))
+    given = Instances(boxes, np.array([0.9, 0.8], np.float32), masks=filled)
+    (result,) = stream.track(frame(2), given)  # one is there already
+    found = dict(zip(result.tracks.track_ids.tolist(), result.tracks.boxes))
+    (fresh,) = set(found) - known
+    assert fresh > max(known) and overlap(found[fresh], boxes[1]) > 0.9
+
+
+def test_given_detections_begin_objects(loaded):
+    stream = Stream(method(loaded))
+    given = Instances(np.array([BLUE], np.float32), np.array([0.7], np.float32))
+    (result,) = stream.track(frame(0), given)
+    assert overlap(result.tracks.boxes[0], BLUE) > 0.6
+    assert result.tracks.scores[0] == pytest.approx(0.7)
+    (result,) = stream.track(frame(1))
+    assert len(result.tracks) == 1
+
+
+def test_words_name_what_is_meant(loaded):
+    stream, _ = started(loaded)
+    with pytest.raises(PromptError, match="nothing that answers to 'elephant' is seen"):
+        stream.ask(Prompt(0, text='elephant'))
+    with pytest.raises(PromptError, match="no class 'unicorn'"):
+        stream.ask(Prompt(0, text='unicorn'))
+    for changes, message in (
+        ({'find': 'words'}, 'words is empty'),
+        ({'find': 'words', 'words': ' . '}, 'words is empty'),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            method(loaded, **changes)
+    assert SamTrackConfig(words='person. red cup.').wanted == ('person', 'red cup')
+    (result,) = Stream(method(loaded, find='words', words='elephant.')).track(frame(0))
+    assert len(result.tracks) == 0
+
+
+def test_what_was_found_is_forgotten_and_what_was_pointed_at_is_not(loaded):
+    stream, _ = started(loaded, find='everything', forget_after=3, detection_every=1000)
+    (kept,) = stream.ask(click((215, 150))).track_ids.tolist()
+    blank = np.full((240, 320, 3), 128, np.uint8)
+    for t in range(1, 9):
+        (result,) = stream.track(frame(t)._replace(image=blank))
+    figures = stream.figures()
+    seen = set(result.tracks.track_ids.tolist())
+    assert figures['tracks_in_memory'] <= 1 + len(seen - {kept})
+    assert stream.remove(kept)
+    assert not stream.remove(kept)
+
+
+def test_objects_are_limited(loaded):
+    stream, _ = started(loaded, max_objects=1)
+    stream.ask(click((70, 80)))
+    with pytest.raises(PromptError, match='1 objects are tracked, and max_objects is 1'):
+        stream.ask(click((215, 150)))
+    many = Stream(method(loaded, max_objects=2, min_area=0))
+    boxes = np.array([(20 * i, 20, 20 * i + 15, 60) for i in range(8)], np.float32)
+    masks = tuple(Mask(int(x), 20, np.ones((40, 15), bool)) for x in boxes[:, 0])
+    given = Instances(boxes, np.linspace(0.1, 0.9, 8, dtype=np.float32), masks=masks)
+    (result,) = many.track(frame(0), given)
+    assert sorted(result.tracks.scores.tolist()) == pytest.approx([0.786, 0.9], abs=0.01)
+    assert many.figures()['detections_refused'] == 6
+
+
+def test_another_size_keeps_objects_and_ids(loaded):
+    stream, _ = started(loaded)
+    stream.ask(click((215, 150)))
+    stream.track(frame(1))
+    small = np.ascontiguousarray(frame(2).image[::2, ::2])
+    (result,) = stream.track(Frame(small, frame(2).stamp_ns))
+    assert result.tracks.track_ids.tolist() == [1]
+    assert overlap(2 * result.tracks.boxes[0], shifted(BLUE, 2)) > 0.6
+    with pytest.raises(PromptError, match='changed their size'):
+        stream.ask(click((70, 80), stamp_ns=frame(1).stamp_ns))
+
+
+def test_reset_and_a_new_method_with_the_same_objects(loaded):
+    stream, _ = started(loaded)
+    stream.ask(click((215, 150)))
+    stream.move(method(loaded, forget_after=7))
+    (result,) = stream.track(frame(1))
+    assert result.tracks.track_ids.tolist() == [1]
+    assert overlap(result.tracks.boxes[0], shifted(BLUE, 1)) > 0.6
+    stream.reset()
+    (result,) = stream.track(frame(2))
+    assert len(result.tracks) == 0 and stream.finish() == []
+    assert stream.ask(click((215, 150))).track_ids.tolist() == [2]
+
+
+def test_options_that_cannot_change(loaded):
+    running = method(loaded)
+    running.configure(dataclasses.replace(running.config, detection_every=9))
+    assert running.config.detection_every == 9
+    with pytest.raises(ConfigError, match='propagator: read when the method is loaded'):
+        running.configure(options.build(SamTrackConfig, {'propagator': 'deva'}))
+    facts = running.describe()
+    assert facts['method'] == 'sam_track' and facts['propagator_model'] == 'nano'
+    assert running.prepare(240, 320)
+    running.interrupt()
+    running.close()
