@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import clips
+import cv2
 import numpy as np
 from common import keep, resident_mb
 from propagation import weights_of
@@ -40,10 +41,11 @@ from masa_ros.detectors.masa import MasaDetector
 from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.evaluation.metrics import evaluate
 from masa_ros.evaluation.recall import presence
+from masa_ros.masks import crop
 from masa_ros.propagators import PROPAGATORS
 from masa_ros.recordings.tracks_file import TrackedFrame
 from masa_ros.streams.stream import Stream
-from masa_ros.types import Frame, Instances, Mask
+from masa_ros.types import Frame, Instances
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     'masa': ('masa', {}),
@@ -51,7 +53,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     'deva of 3': ('deva', {'clip_frames': 3}),
 }
 COUNTS = (1, 5, 10, 20)  # objects
-GRID, SIDE = (4, 5), 80  # rows and columns of them, pixels
+GRID, RADIUS = (4, 5), 40  # rows and columns of them, pixels
 LOOKS = 5  # at the memory
 HEADS = ('HOTA', 'IDF1', 'switches', 'J&F', 'flicker', 'gaps', 'delay', 'most', 'ms')
 
@@ -233,7 +235,7 @@ def _short(value: float | None) -> str:
 def costs(loaded: Mapping[str, methods.Method[Any]], looks: int) -> dict[str, Any]:
     """Print the time of a frame with so many given objects, and return it.
 
-    The image stands still, so that every object is carried on as it was given.
+    The image stands still and the objects are plain, so that each is carried on as it was given.
     """
     heads = ''.join(f'{count:>8}' for count in COUNTS)
     print(f'\nms a frame by objects   {heads}   each further one; tracks that there were')
@@ -242,10 +244,11 @@ def costs(loaded: Mapping[str, methods.Method[Any]], looks: int) -> dict[str, An
     for way, method in loaded.items():
         spent, tracks = [], []
         for count in COUNTS:
-            stream, ms, found = Stream(method), [], standing(count, frame.shape)
+            stream, ms = Stream(method), []
+            shown, found = standing(count, frame)
             for number in range(looks):
                 begin = time.perf_counter()
-                stream.track(frame._replace(stamp_ns=(number + 1) * 100_000_000), found)
+                stream.track(shown._replace(stamp_ns=(number + 1) * 100_000_000), found)
                 ms.append((time.perf_counter() - begin) * 1e3)
             spent.append(warm(ms))
             tracks.append(int(stream.figures()['tracks_in_memory']))
@@ -256,16 +259,19 @@ def costs(loaded: Mapping[str, methods.Method[Any]], looks: int) -> dict[str, An
     return figures
 
 
-def standing(count: int, shape: tuple[int, int]) -> Instances:
-    """Return squares in the cells of a grid."""
-    rows, columns = GRID
-    pixels = np.ones((SIDE, SIDE), np.bool_)
-    masks = [
-        Mask((2 * x + 1) * shape[1] // (2 * columns) - SIDE // 2,
-             (2 * y + 1) * shape[0] // (2 * rows) - SIDE // 2, pixels)
-        for y, x in itertools.islice(np.ndindex(rows, columns), count)
-    ]  # fmt: skip
-    return Instances(np.array([mask.box for mask in masks], np.float32), masks=tuple(masks))
+def standing(count: int, frame: Frame) -> tuple[Frame, Instances]:
+    """Draw discs of different colours in the cells of a grid."""
+    (height, width), (rows, columns) = frame.shape, GRID
+    image, masks = frame.image.copy(), []
+    for number, (y, x) in enumerate(itertools.islice(np.ndindex(rows, columns), count)):
+        centre = (2 * x + 1) * width // (2 * columns), (2 * y + 1) * height // (2 * rows)
+        disc = np.zeros(frame.shape, np.uint8)
+        cv2.circle(disc, centre, RADIUS, 1, -1)
+        hsv = np.array([[[number * 180 // (rows * columns), 220, 230]]], np.uint8)
+        image[disc > 0] = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
+        masks.append(crop(disc > 0))
+    boxes = np.array([mask.box for mask in masks], np.float32)
+    return frame._replace(image=image), Instances(boxes, masks=tuple(masks))
 
 
 def load(way: str, propagator: str, weights: Mapping[str, str]) -> methods.Method[Any]:

@@ -96,9 +96,8 @@ class Scene:
         self.sent += 1
         if camera is None:
             return
-        harness.until(
-            lambda: camera.statistics.received > before and not harness.waits(camera), 0.5
-        )
+        if harness.until(lambda: camera.statistics.received > before, 0.5):
+            harness.until(lambda: not harness.waits(camera), 10)
         time.sleep(0.02)
 
     def bad(self, **fields: object) -> None:
