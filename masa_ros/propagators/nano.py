@@ -14,7 +14,8 @@ from masa_ros.models.preprocess import fitted_size
 from masa_ros.options import option
 from masa_ros.propagators.deva.options import MemoryConfig
 from masa_ros.propagators.deva.placement import Placement
-from masa_ros.propagators.deva.propagator import MemoryPropagator, version
+from masa_ros.propagators.deva.propagator import MemoryPropagator
+from masa_ros.propagators.loaded import version
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,22 +27,9 @@ COMMON = (
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Declare the command's arguments."""
     parser.usage = '%(prog)s --images DIR --output DIR [options]'
-    parser.add_argument(
-        '--images',
-        type=Path,
-        required=True,
-        nargs='+',
-        metavar='DIR',
-        help='unlabelled images, any depth',
-    )
-    parser.add_argument('--exclude', default='', metavar='PREFIX', help='skip files named so')
-    parser.add_argument(
-        '--proposals',
-        type=Path,
-        nargs='+',
-        default=[],
-        metavar='PATH',
-        help='what is in these images, one for each --images in their order: from masa_ros '
+    add_sources(
+        parser,
+        'what is in these images, one for each --images in their order: from masa_ros '
         'proposals, of SA-1B, or COCO instances',
     )
     parser.add_argument(
@@ -121,6 +108,27 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument('--threads', type=int, default=0, help='of torch; 0: its own choice')
     parser.add_argument('--seed', type=int, default=0, help='of all that is random (%(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoint')
+
+
+def add_sources(parser: argparse.ArgumentParser, about_proposals: str) -> None:
+    """Declare where images, and what is known of them, come from."""
+    parser.add_argument(
+        '--images',
+        type=Path,
+        required=True,
+        nargs='+',
+        metavar='DIR',
+        help='unlabelled images, any depth',
+    )
+    parser.add_argument('--exclude', default='', metavar='PREFIX', help='skip files named so')
+    parser.add_argument(
+        '--proposals',
+        type=Path,
+        nargs='+',
+        default=[],
+        metavar='PATH',
+        help=about_proposals,
+    )
 
 
 def named_file(option: str, text: str) -> tuple[str, str]:

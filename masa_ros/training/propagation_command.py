@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from masa_ros.training.command import mine_library, readable, unrelated
+from masa_ros.training.command import add_sources, mine_library, readable, unrelated
 
 COMMON = (
     *('images', 'proposals', 'output', 'weights', 'device', 'steps', 'minutes'),
@@ -18,22 +18,9 @@ COMMON = (
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     """Declare the command's arguments."""
     parser.usage = '%(prog)s --images DIR --output DIR [options]'
-    parser.add_argument(
-        '--images',
-        type=Path,
-        required=True,
-        nargs='+',
-        metavar='DIR',
-        help='unlabelled images, any depth',
-    )
-    parser.add_argument('--exclude', default='', metavar='PREFIX', help='skip files named so')
-    parser.add_argument(
-        '--proposals',
-        type=Path,
-        nargs='+',
-        default=[],
-        metavar='PATH',
-        help='true masks in these images, one for each --images in their order: COCO instances, '
+    add_sources(
+        parser,
+        'true masks in these images, one for each --images in their order: COCO instances, '
         'or from masa_ros proposals',
     )
     parser.add_argument(

@@ -11,58 +11,35 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor
 
-from masa_ros.detectors import DETECTORS
-from masa_ros.detectors.protocol import Detector
-from masa_ros.errors import ConfigError, PromptError
+from masa_ros.errors import PromptError
+from masa_ros.methods.carrying import Carrying, networks, scaled
 from masa_ros.methods.deva.consensus import consensus
 from masa_ros.methods.deva.detections import drawn, limited, segments, tracks
 from masa_ros.methods.deva.merging import Table
 from masa_ros.methods.deva.options import DevaConfig
-from masa_ros.methods.deva.segments import Segment, Shape, cut, free_layer, most_probable, paint
-from masa_ros.methods.finding import Finder, blank
+from masa_ros.methods.deva.segments import (
+    NOTHING,
+    Segment,
+    Shape,
+    cut,
+    free_layer,
+    most_probable,
+    stacked,
+)
 from masa_ros.methods.protocol import Log, Session
-from masa_ros.models.devices import choose_device
-from masa_ros.options import values_of
-from masa_ros.propagators import PROPAGATORS
-from masa_ros.propagators.protocol import Memory, Propagator
+from masa_ros.propagators.protocol import Memory
 from masa_ros.types import Frame, Instances, Mask, Prompt, Result
 
-_NOTHING = Mask(0, 0, np.zeros((0, 0), np.bool_))
 
-
-class Deva:
-    """Track anything with decoupled video segmentation; see ``Method``.
-
-    Parameters
-    ----------
-    detector: finds the objects; shared by all sessions, as is the propagator.
-    propagator: carries their masks on.
-    config: of the method; what concerns loading is taken as it is.
-    device: where both run.
-    log: takes lines about engines.
-
-    """
+class Deva(Carrying):
+    """Track anything with decoupled video segmentation; see ``Method`` and ``Carrying``."""
 
     name: str = 'deva'
     options: type = DevaConfig
     accepts: frozenset[str] = frozenset()
-
-    def __init__(
-        self,
-        detector: Detector,
-        propagator: Propagator[Any],
-        config: DevaConfig | None = None,
-        device: str = 'cpu',
-        log: Log = lambda text: None,
-    ) -> None:
-        self.detector, self.propagator = detector, propagator
-        self.config, self.device = config or DevaConfig(), device
-        self.finder = Finder(detector, self.config.engines, log)
+    config: DevaConfig
 
     @classmethod
     def load(cls, options: DevaConfig, log: Log) -> Deva:
@@ -74,53 +51,14 @@ class Deva:
             With a text that names the option or file.
 
         """
-        device = str(choose_device(options.device))
-        propagator = PROPAGATORS[options.propagator].load(options.carrier, device)
-        detector = DETECTORS[options.detector].load(options.finder, device)
+        detector, propagator, device = networks(options)
         method = cls(detector, propagator, options, device, log)
-        propagator.encode([blank(options.engines.camera)])
-        method.finder.begin(options.engines.camera)
+        method.begin()
         return method
-
-    def encode(self, frames: Sequence[Frame]) -> list[Any]:
-        """Run the propagator's image part; objects are looked for when it is time for it."""
-        return self.propagator.encode(frames)
 
     def session(self, after: Session[Any] | None = None) -> DevaSession:
         """Begin a session; ``after`` hands its objects and open frames over."""
         return DevaSession(self, after if isinstance(after, DevaSession) else None)
-
-    def configure(self, options: DevaConfig) -> None:
-        """Take new rules and thresholds; the networks and the objects stay."""
-        for name in ('detector', 'propagator'):
-            if getattr(options, name) != getattr(self.config, name):
-                raise ConfigError(f'{name}: read when the method is loaded')
-        self.finder.configure(options.finder)
-        self.config = options
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return what was loaded and how it runs."""
-        return {
-            'method': self.name,
-            # As the messages have it, what found the objects; what carries them is told below.
-            'model': values_of(self.config).get('model', self.name),
-            'device': self.device,
-            **{f'propagator_{key}': value for key, value in self.propagator.facts().items()},
-            **self.finder.facts(),
-            'engines': self.finder.status,
-        }
-
-    def prepare(self, height: int, width: int) -> bool:
-        """Wait for the detector's engines; False when one runs eagerly."""
-        return self.finder.prepare(height, width)
-
-    def interrupt(self) -> None:
-        """Let who waits for an engine go on eagerly."""
-        self.finder.interrupt()
-
-    def close(self) -> None:
-        """Give the engines up."""
-        self.finder.close()
 
 
 class _Open(NamedTuple):
@@ -241,7 +179,8 @@ class DevaSession:
         for layer in filter(None, layers):
             memory = self.method.propagator.memory()
             masks = cut([source.found[i].mask for i in layer], source.frame.shape)
-            memory.remember(source.encoded, layer, self._stack(masks, source.frame.shape), True)
+            painted = stacked(masks, source.frame.shape, self.method.device)
+            memory.remember(source.encoded, layer, painted, True)
             moved |= most_probable(memory.read(target.encoded), layer)
         return [Segment(moved[i], each.votes) for i, each in enumerate(source.found)]
 
@@ -267,7 +206,7 @@ class DevaSession:
         for layer, memory in enumerate(self._memories):
             ids = [each.track_id for each in self.table.objects if each.layer == layer]
             if ids:
-                masks = self._stack([seen[i] for i in ids], frame.shape)
+                masks = stacked([seen[i] for i in ids], frame.shape, self.method.device)
                 memory.remember(encoded, ids, masks, certain=True)
             else:
                 memory.forget()
@@ -283,7 +222,7 @@ class DevaSession:
 
     def _read(self, encoded: Any) -> dict[int, Mask]:
         """Return where every object is, by its id; nowhere, where the memory failed to take it."""
-        seen = dict.fromkeys((each.track_id for each in self.table.objects), _NOTHING)
+        seen = dict.fromkeys((each.track_id for each in self.table.objects), NOTHING)
         for memory in self._memories:
             if memory.ids:
                 seen |= most_probable(memory.read(encoded), memory.ids)
@@ -294,12 +233,6 @@ class DevaSession:
         self._last = _Last(frame, {each.track_id: seen[each.track_id] for each in objects})
         found = tracks(objects, list(self._last.seen.values()))
         return Result(frame, found, self._names)
-
-    def _stack(self, masks: Sequence[Mask], shape: Shape) -> Tensor:
-        """Return masks that do not overlap as (1 + N, H, W), the background first."""
-        labels = torch.from_numpy(paint(masks, shape)).to(self.method.device)
-        values = torch.arange(1 + len(masks), device=labels.device)
-        return (labels == values[:, None, None]).float()
 
     def _follow_size(self, shape: Shape) -> list[Result]:
         """Answer open frames of another size, and bring the objects to the new one."""
@@ -313,14 +246,8 @@ class DevaSession:
     def _begin_anew(self, shape: Shape) -> None:
         """Let new memories begin with the last frame, scaled to a size."""
         assert self._last is not None
-        frame, seen = self._last
-        (height, width), (rows, columns) = frame.shape, shape
-        if (height, width) != shape:
-            image = np.ascontiguousarray(frame.image)
-            frame = frame._replace(image=cv2.resize(image, (columns, rows)))
-            scale = columns / width, rows / height
-            seen = {i: mask.scaled(*scale).clipped(rows, columns) for i, mask in seen.items()}
-        known = dict.fromkeys((each.track_id for each in self.table.objects), _NOTHING)
+        frame, seen = scaled(self._last.frame, self._last.seen, shape)
+        known = dict.fromkeys((each.track_id for each in self.table.objects), NOTHING)
         self._memories = []
         self._remembered(frame, self.method.propagator.encode([frame])[0], known | seen)
 

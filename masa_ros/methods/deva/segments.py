@@ -20,6 +20,8 @@ from masa_ros.types import Mask
 Shape = tuple[int, int]
 """Height and width of an image, pixels."""
 
+NOTHING = Mask(0, 0, np.zeros((0, 0), np.bool_))
+
 APART = 0.1
 """Masks that share more than this part of the smaller one overlap."""
 
@@ -124,11 +126,18 @@ def split(labels: NDArray[np.int32], count: int) -> list[Mask]:
     masks = []
     for value, window in enumerate(ndimage.find_objects(labels, count), start=1):
         if window is None:
-            masks.append(Mask(0, 0, np.zeros((0, 0), np.bool_)))
+            masks.append(NOTHING)
         else:
             rows, columns = window
             masks.append(Mask(columns.start, rows.start, labels[window] == value))
     return masks
+
+
+def stacked(masks: Sequence[Mask], shape: Shape, device: str) -> Tensor:
+    """Return masks that do not overlap as a memory takes them: (1 + N, H, W), background first."""
+    labels = torch.from_numpy(paint(masks, shape)).to(device)
+    values = torch.arange(1 + len(masks), device=labels.device)
+    return (labels == values[:, None, None]).float()
 
 
 def most_probable(masks: Tensor, ids: Sequence[int]) -> dict[int, Mask]:

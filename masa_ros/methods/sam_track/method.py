@@ -12,31 +12,33 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
-from masa_ros.detectors import DETECTORS
 from masa_ros.detectors.masa import MasaDetector
 from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.detectors.prompted import MasaSegmenter, Segmenter, agreement
 from masa_ros.detectors.protocol import Detector
 from masa_ros.errors import ConfigError, PromptError
+from masa_ros.methods.carrying import Carrying, networks, scaled
 from masa_ros.methods.deva.detections import drawn, limited
-from masa_ros.methods.deva.segments import most_probable
-from masa_ros.methods.finding import Finder, blank
+from masa_ros.methods.deva.segments import (
+    NOTHING,
+    intersections,
+    most_probable,
+    paint,
+    split,
+    stacked,
+)
 from masa_ros.methods.protocol import Log, Session
 from masa_ros.methods.sam_track import rules
 from masa_ros.methods.sam_track.options import SamTrackConfig
-from masa_ros.methods.sam_track.pieces import NOTHING, large, mask_of, painted, shared, without
-from masa_ros.models.devices import choose_device
-from masa_ros.options import values_of
-from masa_ros.propagators import PROPAGATORS
+from masa_ros.methods.sam_track.pieces import large, without
 from masa_ros.propagators.protocol import Propagator
 from masa_ros.types import Frame, Instances, Mask, Prompt, Result, TrackState
 
 
-class SamTrack:
+class SamTrack(Carrying):
     """Segment and track anything; see ``Method``.
 
     Parameters
@@ -53,6 +55,7 @@ class SamTrack:
     name: str = 'sam_track'
     options: type = SamTrackConfig
     accepts: frozenset[str] = frozenset({'point', 'box', 'mask', 'text'})
+    config: SamTrackConfig
 
     def __init__(
         self,
@@ -63,9 +66,8 @@ class SamTrack:
         device: str = 'cpu',
         log: Log = lambda text: None,
     ) -> None:
-        self.detector, self.segmenter, self.propagator = detector, segmenter, propagator
-        self.config, self.device = config or SamTrackConfig(), device
-        self.finder = Finder(detector, self.config.engines, log)
+        super().__init__(detector, propagator, config, device, log)
+        self.segmenter = segmenter
         if not detector.takes_words:
             self.accepts = self.accepts - {'text'}
         self._check_words(self.config)
@@ -80,15 +82,12 @@ class SamTrack:
             With a text that names the option or file.
 
         """
-        device = str(choose_device(options.device))
-        propagator = PROPAGATORS[options.propagator].load(options.carrier, device)
-        detector = DETECTORS[options.detector].load(options.finder, device)
+        detector, propagator, device = networks(options)
         eye = detector
         if not isinstance(eye, MasaDetector):
             eye = MasaDetector.load(DetectorConfig(device=device))
         method = cls(detector, MasaSegmenter(eye), propagator, options, device, log)
-        propagator.encode([blank(options.engines.camera)])
-        method.finder.begin(options.engines.camera)
+        method.begin()
         return method
 
     def _check_words(self, config: SamTrackConfig) -> None:
@@ -100,45 +99,14 @@ class SamTrack:
         if not config.wanted:
             raise ConfigError('words is empty, and find is words: say what is to be found')
 
-    def encode(self, frames: Sequence[Frame]) -> list[Any]:
-        """Run the propagator's image part; objects are looked for when it is time for it."""
-        return self.propagator.encode(frames)
-
     def session(self, after: Session[Any] | None = None) -> SamTrackSession:
         """Begin a session; ``after`` hands its objects over."""
         return SamTrackSession(self, after if isinstance(after, SamTrackSession) else None)
 
     def configure(self, options: SamTrackConfig) -> None:
         """Take new rules and thresholds; the networks and the objects stay."""
-        for name in ('detector', 'propagator'):
-            if getattr(options, name) != getattr(self.config, name):
-                raise ConfigError(f'{name}: read when the method is loaded')
         self._check_words(options)
-        self.finder.configure(options.finder)
-        self.config = options
-
-    def describe(self) -> Mapping[str, Any]:
-        """Return what was loaded and how it runs."""
-        return {
-            'method': self.name,
-            'model': values_of(self.config).get('model', self.name),
-            'device': self.device,
-            **{f'propagator_{key}': value for key, value in self.propagator.facts().items()},
-            **self.finder.facts(),
-            'engines': self.finder.status,
-        }
-
-    def prepare(self, height: int, width: int) -> bool:
-        """Wait for the detector's engines; False when one runs eagerly."""
-        return self.finder.prepare(height, width)
-
-    def interrupt(self) -> None:
-        """Let who waits for an engine go on eagerly."""
-        self.finder.interrupt()
-
-    def close(self) -> None:
-        """Give the engines up."""
-        self.finder.close()
+        super().configure(options)
 
 
 @dataclasses.dataclass
@@ -233,14 +201,14 @@ class SamTrackSession:
         """Begin objects with what lies where nothing is tracked (report, section 3.2)."""
         chosen = self.method.config.rules
         order = np.argsort(-found.scores, kind='stable')[::-1]  # the best are painted last
-        full = [mask.full(*frame.shape) for i in order if (mask := (found.masks or ())[i])]
-        numbers = rules.merge(full, frame.shape, chosen)
-        tracked = painted(seen, frame.shape)
+        masks = [mask for i in order if (mask := (found.masks or ())[i])]
+        numbers = rules.merge([mask.full(*frame.shape) for mask in masks], frame.shape, chosen)
+        tracked = paint(list(seen.values()), frame.shape)
         new = rules.new_objects(tracked, numbers, self._ids.next, len(self._objects), chosen)
         begun: dict[int, Mask] = {}
         for track_id in np.unique(new[new > 0]).tolist():
-            mask = mask_of(new == track_id)
-            source = int(order[np.argmax([shared(each, mask) for each in full])])
+            (mask,) = split((new == track_id).astype(np.int32), 1)
+            source = int(order[np.argmax(intersections([mask], masks)[0])])
             begun[track_id] = mask
             self._objects[track_id] = _Object(
                 int(found.labels[source]), float(found.scores[source]), frame.stamp_ns, False
@@ -274,9 +242,7 @@ class SamTrackSession:
         if not seen:
             self._memory.forget()
         elif changed or set(seen) != set(self._memory.ids):
-            labels = torch.from_numpy(painted(seen, frame.shape)).to(self.method.device)
-            ids = torch.tensor([0, *seen], device=labels.device)
-            masks = (labels == ids[:, None, None]).float()
+            masks = stacked(list(seen.values()), frame.shape, self.method.device)
             self._memory.remember(encoded, tuple(seen), masks, certain=True)
         else:
             self._memory.remember(encoded, tuple(seen))
@@ -284,13 +250,7 @@ class SamTrackSession:
     def _begin_anew(self, shape: tuple[int, int]) -> None:
         """Let a new memory begin with the last frame, scaled to a size."""
         assert self._last is not None
-        frame, _, seen = self._last
-        (height, width), (rows, columns) = frame.shape, shape
-        if (height, width) != shape:
-            image = cv2.resize(np.ascontiguousarray(frame.image), (columns, rows))
-            frame = frame._replace(image=image)
-            scale = columns / width, rows / height
-            seen = {i: mask.scaled(*scale).clipped(rows, columns) for i, mask in seen.items()}
+        frame, seen = scaled(self._last.frame, self._last.seen, shape)
         self._memory = self.method.propagator.memory()
         (encoded,) = self.method.propagator.encode([frame])
         self._remember(frame, encoded, seen, changed=True)
@@ -311,9 +271,8 @@ class SamTrackSession:
             answered = [(self._meant(frame, prompt), self._known(prompt))]
         now = self._brought_to_now(frame, encoded, [mask for mask, _ in answered])
         seen = dict(self._last.seen)
-        self._memory.drop(
-            [prompt.track_id]
-        )  # what it knows of an object that is corrected is wrong
+        # What it knows of an object that is corrected is wrong.
+        self._memory.drop([prompt.track_id])
         ids = []
         for (_, each), mask in zip(answered, now):
             track_id = prompt.track_id or self._begin(each)
@@ -394,8 +353,7 @@ class SamTrackSession:
         now = []
         for mask in masks:
             memory = self.method.propagator.memory()
-            drawn_mask = torch.from_numpy(mask.full(*frame.shape)).to(self.method.device)
-            both = torch.stack((~drawn_mask, drawn_mask)).float()
+            both = stacked([mask], frame.shape, self.method.device)
             memory.remember(encoded, [1], both, certain=True)
             now.append(most_probable(memory.read(self._last.encoded), [1])[1])
         if not any(mask.width for mask in now):

@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,31 +17,16 @@ from masa_ros.models.preprocess import normalise
 from masa_ros.models.upload import to_device
 from masa_ros.propagators.deaot.memory import DeaotMemory, Encoded
 from masa_ros.propagators.deaot.options import DeaotPropagatorConfig
-from masa_ros.propagators.deva.propagator import version
+from masa_ros.propagators.loaded import Loaded, version
 from masa_ros.types import Frame
 
 
-class DeaotPropagator:
-    """Carries masks on; see ``Propagator``.
+class DeaotPropagator(Loaded):
+    """Carries masks on; see ``Propagator``."""
 
-    Parameters
-    ----------
-    network: of any sizes.
-    config: see there; weights are not looked at.
-    device: 'cpu', 'cuda:0', ...
-    weights: what was loaded, for diagnostics.
-
-    """
-
-    def __init__(
-        self,
-        network: DeAotNetwork,
-        config: DeaotPropagatorConfig,
-        device: str,
-        weights: str = 'random',
-    ) -> None:
-        self.network = network.eval().to(device).to(memory_format=torch.channels_last)
-        self.config, self.device, self.weights = config, device, weights
+    model = 'DeAOT-L R50'
+    network: DeAotNetwork
+    config: DeaotPropagatorConfig
 
     @classmethod
     def load(cls, config: DeaotPropagatorConfig, device: str) -> DeaotPropagator:
@@ -79,12 +63,3 @@ class DeaotPropagator:
     def memory(self) -> DeaotMemory:
         """Begin to remember; see ``Propagator``."""
         return DeaotMemory(self.network, self.config)
-
-    def facts(self) -> Mapping[str, Any]:
-        """Return what was loaded: model, weights, parameters, device."""
-        return {
-            'model': 'DeAOT-L R50',
-            'weights': self.weights,
-            'parameters': sum(p.numel() for p in self.network.parameters()),
-            'device': self.device,
-        }

@@ -4,51 +4,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from masa_ros.models.deva import weights
 from masa_ros.models.deva.network import DevaNetwork, DevaSizes, ImageMaps
 from masa_ros.models.devices import choose_device
-from masa_ros.models.files import DEVA_FILE, fingerprint, locate
+from masa_ros.models.files import DEVA_FILE, locate
 from masa_ros.models.nano_propagation import NanoPropagation
 from masa_ros.models.preprocess import normalise
 from masa_ros.models.upload import to_device
 from masa_ros.propagators.deva.memory import DevaMemory, Encoded
 from masa_ros.propagators.deva.options import DevaPropagatorConfig, MemoryConfig
+from masa_ros.propagators.loaded import Loaded, version
 from masa_ros.types import Frame
 
 
-class MemoryPropagator:
+class MemoryPropagator(Loaded):
     """Carries masks on by a memory that is read in every frame; see ``Propagator``.
 
     The masks of all objects of one frame that are to be found in another one (the projection of
     DEVA's consensus, paper eq. 1) are those of a fresh memory: it remembers the one frame, reads
     the other, and is thrown away.
-
-    Parameters
-    ----------
-    network: of any sizes.
-    config: see there; weights are not looked at.
-    device: 'cpu', 'cuda:0', ...
-    weights: what was loaded, for diagnostics.
-
     """
 
-    model = ''
-
-    def __init__(
-        self,
-        network: DevaNetwork | NanoPropagation,
-        config: MemoryConfig,
-        device: str,
-        weights: str = 'random',
-    ) -> None:
-        self.network = network.eval().to(device).to(memory_format=torch.channels_last)
-        self.config, self.device, self.weights = config, device, weights
+    network: DevaNetwork | NanoPropagation
+    config: MemoryConfig
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[Frame]) -> list[Encoded]:
@@ -72,15 +55,6 @@ class MemoryPropagator:
     def memory(self) -> DevaMemory:
         """Begin to remember; see ``Propagator``."""
         return DevaMemory(self.network, self.config)
-
-    def facts(self) -> Mapping[str, Any]:
-        """Return what was loaded: model, weights, parameters, device."""
-        return {
-            'model': self.model,
-            'weights': self.weights,
-            'parameters': sum(p.numel() for p in self.network.parameters()),
-            'device': self.device,
-        }
 
 
 class DevaPropagator(MemoryPropagator):
@@ -106,8 +80,3 @@ class DevaPropagator(MemoryPropagator):
         network = DevaNetwork(DevaSizes())
         weights.load(network, path)
         return cls(network, config, str(where), version(path))
-
-
-def version(path: Path) -> str:
-    """Return the name of a weights file and the start of its check sum."""
-    return f'{path.name} sha256:{fingerprint(path)[:12]}'
