@@ -15,7 +15,7 @@ SHARED = {
     f'share/masa_ros/{folder}': [
         str(file) for file in sorted(Path(folder).iterdir()) if file.is_file()
     ]
-    for folder in ('msg', 'launch', 'config')
+    for folder in ('msg', 'srv', 'launch', 'config')
 }
 # What each extra is for is in README.md. One flavour of OpenCV, the one that trackeval asks for:
 # two beside each other overwrite each other's files.
@@ -23,6 +23,7 @@ EXTRAS = {
     'replay': ['av>=12', 'mcap', 'rosbags>=0.10', 'rosbags-image'],
     'evaluation': ['pillow', 'trackeval'],
     'sam': ['segment-anything'],
+    'words': ['timm', 'transformers>=5.20'],
     'training': ['ncnn', 'tensorboard'],
     'demo': ['scikit-image', 'scikit-learn'],
 }

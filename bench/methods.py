@@ -2,15 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the methods are worth next to each other.
 
-    python bench/methods.py [--kinds KIND ...] [--seeds N] [--frames N] [--data DIR]
-        [--propagator NAME] [--weights NAME=FILE ...] [--quick]
+    python bench/methods.py [--methods NAME ...] [--kinds KIND ...] [--seeds N] [--data DIR]
+        [--propagator NAME] [--weights NAME=FILE ...] [--looks N] [--quick]
 
 The methods: masa; deva, which answers at once (clip_frames 1); deva with a consensus of three
-frames (clip_frames 3). All with the same detections of masa_nano, and each with its own way of
-looking for them. Recordings: the demo's, generated clips, the labelled sequences of --data.
-
-Then what they remember after --frames frames of the demo's recording, played to and fro, and
-what further objects cost.
+frames (clip_frames 3); sam_track and sam_pt, which are to find everything by themselves. All with
+the same detections of masa_nano, and each with its own way of looking for them. Recordings: the
+demo's, generated clips, the labelled sequences of --data. Then what further objects cost. J&F
+where masks are labelled, HOTA by boxes elsewhere.
 
 flicker: how often an object that is there has no published mask on it (IoU 0.5); gaps: the same
 between the first and the last time that it has one. delay: frames until an answer, mean and most.
@@ -26,12 +25,13 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import clips
 import cv2
 import numpy as np
-from common import keep, resident_mb
+from common import keep
 from propagation import weights_of
 from sequences import DATA, labelled, recalled
 
@@ -51,10 +51,11 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     'masa': ('masa', {}),
     'deva': ('deva', {'clip_frames': 1}),
     'deva of 3': ('deva', {'clip_frames': 3}),
+    'sam_track': ('sam_track', {'find': 'everything'}),
+    'sam_pt': ('sam_pt', {'find': 'everything'}),
 }
 COUNTS = (1, 5, 10, 20)  # objects
 GRID, RADIUS = (4, 5), 40  # rows and columns of them, pixels
-LOOKS = 5  # at the memory
 HEADS = ('HOTA', 'IDF1', 'switches', 'J&F', 'flicker', 'gaps', 'delay', 'most', 'ms')
 
 
@@ -137,7 +138,7 @@ def tracked(
 def scored(case: Case, done: Run) -> dict[str, float | None]:
     """Return the figures of one run, by HEADS."""
     found = done.tracks if case.whole else recalled(done.tracks, case.truth)
-    scores = evaluate(found, case.truth, detailed=case.whole)
+    scores = evaluate(found, case.truth)
     steady = presence(done.tracks, case.truth)
     values = (
         *(scores.hota, scores.idf1, scores.id_switches, scores.jf, steady.flicker, steady.gaps),
@@ -202,36 +203,6 @@ def shown(
     return figures
 
 
-def memories(loaded: Mapping[str, methods.Method[Any]], count: int) -> dict[str, Any]:
-    """Print how much is remembered while ``count`` frames pass, and return it."""
-    heads = ('frames', 'tracks', 'memory frames', 'memory MiB', 'process MiB')
-    print('\nmemory' + ' ' * 18 + ''.join(f'{head:>14}' for head in heads))
-    clip = [frame for frame, _ in demo_scene.render(frames=min(max(count, 2), demo_scene.FRAMES))]
-    to_and_fro = [*clip, *clip[-2:0:-1]]
-    at = {count * (i + 1) // LOOKS for i in range(LOOKS)}
-    figures: dict[str, Any] = {}
-    for way, method in loaded.items():
-        stream = Stream(method)
-        figures[way] = []
-        frames = itertools.islice(itertools.cycle(to_and_fro), count)
-        for number, frame in enumerate(frames, start=1):
-            stream.track(frame._replace(stamp_ns=number * 100_000_000))
-            if number in at:
-                told = stream.figures()
-                held = told['memory_bytes'] / 2**20 if 'memory_bytes' in told else None
-                cells = (number, told['tracks_in_memory'], told.get('memory_frames'), held)
-                figures[way].append(dict(zip(heads, (*cells, resident_mb()))))
-                row = ''.join(f'{_short(v):>14}' for v in figures[way][-1].values())
-                print(f'  {way:22}{row}', flush=True)
-    return figures
-
-
-def _short(value: float | None) -> str:
-    if value is None:
-        return '-'
-    return f'{value:.1f}' if isinstance(value, float) else str(value)
-
-
 def costs(loaded: Mapping[str, methods.Method[Any]], looks: int) -> dict[str, Any]:
     """Print the time of a frame with so many given objects, and return it.
 
@@ -274,34 +245,36 @@ def standing(count: int, frame: Frame) -> tuple[Frame, Instances]:
     return frame._replace(image=image), Instances(boxes, masks=tuple(masks))
 
 
-def load(way: str, propagator: str, weights: Mapping[str, str]) -> methods.Method[Any]:
-    """Load a method, to run on the CPU as it is."""
+def load(
+    way: str,
+    propagator: str,
+    weights: Mapping[str, str],
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> methods.Method[Any]:
+    """Load a method, to run on the CPU as it is; options that it does not have are ignored."""
     name, values = WAYS[way]
-    values = {'device': 'cpu', 'runtime': 'eager', **values}
-    if name == 'deva':
-        values['propagator'] = propagator
-        if propagator in weights:
-            values[f'{propagator}.weights'] = weights[propagator]
+    values = {'device': 'cpu', 'runtime': 'eager', 'propagator': propagator, **values, **more}
+    values |= {f'{key}.weights': file for key, file in weights.items()}
     return methods.load(name, options.build(methods.METHODS[name].options, values))
 
 
 def main(
     quick: bool = False,
+    methods: Sequence[str] = tuple(WAYS),
     kinds: Sequence[str] = (),
     seeds: int = 2,
-    frames: int = 10_000,
     data: Path = DATA,
     propagator: str = next(iter(PROPAGATORS)),
     weights: Sequence[str] = (),
+    looks: int = 60,
 ) -> dict[str, Any]:
     """Print the tables and return their figures."""
     files = weights_of(weights)
-    loaded = {way: load(way, propagator, files) for way in WAYS}
+    loaded = {way: load(way, propagator, files) for way in methods}
     detector = MasaDetector.load(DetectorConfig(device='cpu'))
     figures = {'tracking': trackings(loaded, cases(detector, kinds, seeds, data, quick))}
-    if frames:
-        figures['memory'] = memories(loaded, 6 if quick else frames)
-    figures['objects'] = costs(loaded, 2 if quick else 60)
+    if looks:
+        figures['objects'] = costs(loaded, 2 if quick else looks)
     for method in loaded.values():
         method.close()
     return figures
@@ -309,14 +282,15 @@ def main(
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--methods', nargs='*', choices=WAYS, default=list(WAYS))
     parser.add_argument('--kinds', nargs='*', default=[])
     parser.add_argument('--seeds', type=int, default=2, help='clips of a kind (%(default)s)')
-    parser.add_argument(
-        '--frames', type=int, default=10_000, help='of the table of memory (%(default)s); 0: none'
-    )
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--propagator', choices=PROPAGATORS, default=next(iter(PROPAGATORS)))
     parser.add_argument('--weights', nargs='*', metavar='NAME=FILE', default=[])
+    parser.add_argument(
+        '--looks', type=int, default=60, help='images of the table of costs (%(default)s); 0: none'
+    )
     parser.add_argument('--quick', action='store_true', help='see that it runs')
     arguments = parser.parse_args()
     figures = main(**vars(arguments))

@@ -2,16 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well a mask that is given once is carried on.
 
-    python bench/propagation.py [--weights NAME=FILE ...] [--data DIR] [--kinds KIND ...]
-        [--first N] [--quick]
+    python bench/propagation.py [--weights NAME=FILE ...] [--methods NAME ...] [--only-methods]
+        [--data DIR] [--kinds KIND ...] [--first N] [--quick]
 
 Every labelled object is given in the first frame that it is labelled in, and compared wherever it
 is labelled later. Recordings: the labelled sequences of --data, the demo's recording and generated
-clips. Ways: the propagators whose weights are there or given, matching the same features without
-any training, OpenCV's trackers, and what was given staying where it is.
+clips. Ways: the propagators whose weights are there or given, the methods that take prompts,
+matching the same features without any training, OpenCV's trackers, and what was given staying
+where it is.
 
 Given is a mask: the labelled one, or, where only boxes are labelled, the one that masa_nano draws
-in the box. Or an ellipse: the one that fills the object's box. OpenCV's trackers take the box.
+in the box. Or an ellipse: the one that fills the object's box. Methods are prompted: by one click
+at the innermost point of the labelled mask, or else in the middle of the box; by the box. What
+they refuse counts as not found. OpenCV's trackers take the box.
 Some labelled boxes are loose (that of the bag is the hull of a turned one): what fills them well
 at first has it easier there than a tight mask.
 """
@@ -19,9 +22,10 @@ at first has it easier there than a tight mask.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +35,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import keep
+from first_answer import PROMPTED, PROMPTS, on_cpu
 from numpy.typing import NDArray
 from sequences import DATA, Recording, labelled
 from torch import Tensor
@@ -38,19 +43,21 @@ from torch import Tensor
 from masa_ros.demo import scene as demo_scene
 from masa_ros.detectors.masa import MasaDetector
 from masa_ros.detectors.masa_options import DetectorConfig
-from masa_ros.errors import ConfigError
+from masa_ros.errors import ConfigError, PromptError
 from masa_ros.masks import crop
 from masa_ros.methods.deva.detections import drawn
 from masa_ros.methods.deva.segments import areas_of, intersections, split
+from masa_ros.methods.protocol import Method
 from masa_ros.models import nano_weights
 from masa_ros.models.nano_propagation import NanoPropagation, NanoSizes
 from masa_ros.models.preprocess import normalise
 from masa_ros.propagators import PROPAGATORS
 from masa_ros.propagators.nano import NanoPropagatorConfig
 from masa_ros.propagators.protocol import Propagator
+from masa_ros.streams.stream import Stream
 from masa_ros.tracking.geometry import ious
 from masa_ros.training.command import named_file
-from masa_ros.types import Frame, Instances, Mask
+from masa_ros.types import Frame, Instances, Mask, Result
 
 KINDS = (*clips.KINDS, 'long occlusion')
 SEEDS = range(2)
@@ -85,6 +92,38 @@ def by_propagator(propagator: Propagator[Any]) -> Way:
         return seen
 
     return carry
+
+
+def by_method(method: Method[Any], kind: str) -> Way:
+    """Prompt a method with a click on what is given, or its box, and take what it answers.
+
+    What it tracks beside that is not looked at. What it does not follow is seen nowhere.
+    """
+
+    def follow(frames: list[Frame], given: Masks) -> Masks:
+        stream, ids = Stream(method), dict[int, int]()
+        index = {frame.stamp_ns: i for i, frame in enumerate(frames)}
+        seen: Masks = {}
+
+        def take(results: Sequence[Result]) -> None:
+            for frame, tracks, _ in results:
+                tracks = tracks[tracks.present]
+                for i, number in enumerate(tracks.track_ids.tolist()):
+                    if number in ids:
+                        mask = tracks.masks and tracks.masks[i]
+                        mask = mask or filled(tracks.boxes[i], frame.shape)
+                        seen.setdefault(index[frame.stamp_ns], {})[ids[number]] = mask
+
+        for i in range(min(given), len(frames)):
+            take(stream.track(frames[i]))
+            for track_id, mask in given.get(i, {}).items():
+                with contextlib.suppress(PromptError):
+                    (number,) = stream.ask(PROMPTS[kind](mask)).tracks.track_ids.tolist()
+                    ids[number] = track_id
+        take(stream.finish())
+        return seen
+
+    return follow
 
 
 class Matching:
@@ -188,16 +227,18 @@ def by_opencv(create: Callable[[], Any]) -> Way:
                 for index in range(start + 1, len(frames)):
                     found, box = tracker.update(images[index])
                     if found:
-                        seen.setdefault(index, {})[track_id] = filled(box, frames[index].shape)
+                        left, top, width, height = box
+                        xyxy = left, top, left + width, top + height
+                        seen.setdefault(index, {})[track_id] = filled(xyxy, frames[index].shape)
         return seen
 
     return carry
 
 
-def filled(box: Sequence[float], shape: tuple[int, int]) -> Mask:
-    """Return the part of a box of left, top, width, height that lies in an image as a mask."""
-    left, top, width, height = (round(value) for value in box)
-    pixels = np.ones((max(height, 0), max(width, 0)), np.bool_)
+def filled(box: Iterable[float], shape: tuple[int, int]) -> Mask:
+    """Return the part of a box xyxy that lies in an image as a mask."""
+    left, top, right, bottom = (round(float(value)) for value in box)
+    pixels = np.ones((max(bottom - top, 0), max(right - left, 0)), np.bool_)
     return Mask(left, top, pixels).clipped(*shape)
 
 
@@ -235,7 +276,8 @@ class Task(NamedTuple):
     ----------
     frames: up to the last one in which an object is labelled again.
     boxes, masks: true of the objects, by frame and id; no masks where none are labelled.
-    given: by what is given: 'mask', 'ellipse', 'box' (a mask that fills it).
+    given: by what is given: 'mask', 'ellipse', 'box' (a mask that fills it), 'click' (what is
+        clicked on: the true mask, or the box where none is known).
 
     """
 
@@ -248,7 +290,7 @@ class Task(NamedTuple):
 def task(recording: Recording, detector: MasaDetector) -> Task | None:
     """Give every object where it is labelled first; None where none is labelled twice."""
     frames = recording.frames
-    result = Task(frames, {}, {}, {'mask': {}, 'ellipse': {}, 'box': {}})
+    result = Task(frames, {}, {}, {kind: {} for kind in ('mask', 'ellipse', 'box', 'click')})
     often: dict[int, list[int]] = {}
     for truth in sorted(recording.truth, key=lambda truth: truth.index):
         for i, track_id in enumerate(truth.instances.track_ids.tolist()):
@@ -262,11 +304,13 @@ def task(recording: Recording, detector: MasaDetector) -> Task | None:
             frame, one = frames[truth.index], truth.instances[[i]]
             bare = Instances(one.boxes, masks=one.masks)
             (mask,) = drawn(bare, frame, detector).masks or ()
-            x0, y0, x1, y1 = one.boxes[0].tolist()
+            box = filled(one.boxes[0], frame.shape)
+            true = one.masks and one.masks[0]
             shapes = {
                 'mask': mask,
                 'ellipse': ellipse(one.boxes[0], frame.shape),
-                'box': filled((x0, y0, x1 - x0, y1 - y0), frame.shape),
+                'box': box,
+                'click': true or box,
             }
             for kind, shape in shapes.items():
                 assert shape is not None
@@ -329,8 +373,17 @@ def weights_of(texts: Sequence[str]) -> dict[str, str]:
     return files
 
 
-def ways(weights: Mapping[str, str]) -> dict[tuple[str, str], Way]:
-    """Return everything that is compared, by its name and what it is given."""
+def prompted(names: Sequence[str]) -> dict[tuple[str, str], Way]:
+    """Return methods, by their name and what they are prompted by."""
+    chosen: dict[tuple[str, str], Way] = {}
+    for name in names:
+        method = on_cpu(name)
+        chosen |= {(name, kind): by_method(method, kind) for kind in PROMPTS}
+    return chosen
+
+
+def others(weights: Mapping[str, str]) -> dict[tuple[str, str], Way]:
+    """Return what they are compared with, by its name and what it is given."""
     chosen: dict[tuple[str, str], Way] = {}
     for name, kind in PROPAGATORS.items():
         if name in weights or name == 'nano':
@@ -344,19 +397,21 @@ def ways(weights: Mapping[str, str]) -> dict[tuple[str, str], Way]:
             print(f"OpenCV's {name}: not in this build")
         else:
             chosen[name, 'box'] = by_opencv(create)
-    chosen['stays', 'box'] = staying
     return chosen
 
 
 def main(
     quick: bool = False,
     weights: Sequence[str] = (),
+    methods: Sequence[str] = PROMPTED,
+    only_methods: bool = False,
     data: Path = DATA,
     kinds: Sequence[str] = (),
     first: int | None = None,
 ) -> dict[str, Any]:
     """Print the tables and return their figures."""
-    chosen = ways(weights_of(weights))
+    chosen = {} if only_methods else others(weights_of(weights))
+    chosen |= {**prompted(methods), ('stays', 'box'): staying}
     detector = MasaDetector.load(DetectorConfig(device='cpu'))
     names = [' '.join(key) for key in chosen]
     print(
@@ -428,6 +483,10 @@ def line(title: str, row: dict[str, Any], names: Sequence[str], of: str) -> str:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--weights', nargs='*', metavar='NAME=FILE', default=[])
+    parser.add_argument('--methods', nargs='*', choices=PROMPTED, default=PROMPTED)
+    parser.add_argument(
+        '--only-methods', action='store_true', help='leave out what they are compared with'
+    )
     parser.add_argument('--data', type=Path, default=DATA)
     parser.add_argument('--kinds', nargs='*', default=[])
     parser.add_argument(

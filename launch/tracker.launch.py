@@ -12,6 +12,7 @@ from launch_ros.substitutions import FindPackageShare
 from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 SWITCH = ['true', 'false']
+REMAPPED = {'image_raw': 'image', 'detections': 'detections', 'click': 'click'}
 ARGUMENTS = [
     DeclareLaunchArgument(
         'image', default_value='image_raw', description='image topic of the camera'
@@ -20,6 +21,11 @@ ARGUMENTS = [
         'detections',
         default_value='detections',
         description='topic of the boxes that are tracked with given_detections',
+    ),
+    DeclareLaunchArgument(
+        'click',
+        default_value='click',
+        description='topic of clicks in a viewer that are followed, for example /clicked_point',
     ),
     DeclareLaunchArgument('namespace', default_value='', description='of the node'),
     DeclareLaunchArgument(
@@ -100,7 +106,7 @@ def tracker(context: LaunchContext) -> list[Action]:
         'name': 'masa_tracker',
         'namespace': namespace,
         'parameters': [value('params_file'), parameters],
-        'remappings': [('image_raw', value('image')), ('detections', value('detections'))],
+        'remappings': [(name, value(argument)) for name, argument in REMAPPED.items()],
     }
     # First, because it may be missing: launch would leave a node alone that it has just started.
     # By its whole name, because the part of the viewer in C++ is told of no namespace.

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from masa_ros.types import Instances, TrackState, class_name
+from masa_ros.types import Instances, Prompt, TrackState, class_name
 
 _TINT = 0.45
 _LOST = (150, 150, 150)
@@ -42,10 +42,11 @@ def ink_on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def caption(tracks: Instances, i: int, class_names: Mapping[int, str], score: bool = True) -> str:
     """Return what is written beside track number ``i``, one short line: id, name, score."""
-    name = ' '.join(class_name(int(tracks.labels[i]), class_names).split())
+    own = tracks.names[i]
+    name = ' '.join((own or class_name(int(tracks.labels[i]), class_names)).split())
     if len(name) > _LONGEST:
         name = name[: _LONGEST - 2] + '..'
-    if name.isdecimal():  # else a number among numbers
+    if name.isdecimal() and not own:  # else a number among numbers
         name = f'class {name}'
     parts = [str(tracks.track_ids[i]), name, f'{tracks.scores[i]:.2f}' if score else '']
     return ' '.join(part for part in parts if part)
@@ -120,6 +121,29 @@ def draw(
     for i in order:
         _label(canvas, tracks, i, class_names, line)
     return canvas
+
+
+def point_out(image: NDArray[np.uint8], prompt: Prompt) -> None:
+    """Draw into an image what somebody pointed at in it.
+
+    Clicks are green discs, red ones what is not meant; a box is a white line.
+
+    Parameters
+    ----------
+    image: (H, W, 3) uint8 RGB, changed.
+    prompt: of this image, or of one a moment ago.
+
+    """
+    radius = max(4, round(image.shape[0] / 80))
+    for (x, y), positive in zip(prompt.points, prompt.positive):
+        centre = int(x), int(y)
+        cv2.circle(image, centre, radius + 2, (255, 255, 255), -1, cv2.LINE_AA)
+        cv2.circle(
+            image, centre, radius, (0, 170, 0) if positive else (220, 0, 0), -1, cv2.LINE_AA
+        )
+    if prompt.box is not None:
+        x0, y0, x1, y1 = (round(float(v)) for v in prompt.box)
+        cv2.rectangle(image, (x0, y0), (x1 - 1, y1 - 1), (255, 255, 255), 2, cv2.LINE_AA)
 
 
 def _label(

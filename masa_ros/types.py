@@ -159,6 +159,35 @@ class Mask:
         return Mask(left, top, self.pixels[index])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrackedPoints:
+    """Points of one object that are followed, in their order until they are chosen anew.
+
+    Attributes
+    ----------
+    points:
+        (P, 2) float32, x y in pixels of the image; (0, 0) is the centre of its first pixel.
+    visible:
+        (P,) bool; the others are where they are thought to be.
+    positive:
+        (P,) bool, False for those beside the object.
+
+    """
+
+    points: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+    positive: NDArray[np.bool_]
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether all values are the same."""
+        if not isinstance(other, TrackedPoints):
+            return NotImplemented
+        names = ('points', 'visible', 'positive')
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 # Value, type, and shape behind the first axis.
 _DEFAULTS: dict[str, tuple[int, type[np.generic], tuple[int, ...]]] = {
     'scores': (1, np.float32, ()),
@@ -198,6 +227,11 @@ class Instances:
         (N,) int64, stamp of the frame in which the track began.
     frames_since_seen:
         (N,) int32, 0 when seen in this frame.
+    names:
+        N names that somebody gave these objects, '' for none.
+    points:
+        N times the points that an object is followed by (None: by none), or None where the method
+        follows no points.
 
     """
 
@@ -210,6 +244,8 @@ class Instances:
     states: NDArray[np.uint8] = None  # type: ignore[assignment]
     first_seen_ns: NDArray[np.int64] = None  # type: ignore[assignment]
     frames_since_seen: NDArray[np.int32] = None  # type: ignore[assignment]
+    names: tuple[str, ...] = None  # type: ignore[assignment]
+    points: tuple[TrackedPoints | None, ...] | None = None
 
     def __post_init__(self) -> None:
         """Fill the defaults and check that all arrays have one length."""
@@ -217,6 +253,8 @@ class Instances:
         for name, (fill, dtype, shape) in _DEFAULTS.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, np.full((count, *shape), fill, dtype))
+        if self.names is None:
+            object.__setattr__(self, 'names', ('',) * count)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and len(value) != count:
@@ -232,7 +270,7 @@ class Instances:
             return NotImplemented
         for field in dataclasses.fields(self):
             ours, theirs = getattr(self, field.name), getattr(other, field.name)
-            if field.name == 'masks':
+            if field.name in ('masks', 'names', 'points'):
                 if ours != theirs:
                     return False
             elif not np.array_equal(ours, theirs):
@@ -272,17 +310,20 @@ class Instances:
     def concatenate(cls, parts: Sequence[Instances]) -> Instances:
         """Join instances of one image; embeddings must have one length.
 
-        Parts without instances say nothing. There are masks where any other part has them.
+        Parts without instances say nothing. There are masks, or points, where any other part has
+        them.
         """
         parts = [part for part in parts if len(part)] or list(parts[:1])
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             columns = [getattr(part, field.name) for part in parts]
-            if field.name != 'masks':
+            if field.name == 'names':
+                values[field.name] = tuple(name for column in columns for name in column)
+            elif field.name not in ('masks', 'points'):
                 values[field.name] = np.concatenate(columns)
             elif any(column is not None for column in columns):
-                masks = (c or (None,) * len(part) for c, part in zip(columns, parts))
-                values[field.name] = tuple(mask for some in masks for mask in some)
+                some = (c or (None,) * len(part) for c, part in zip(columns, parts))
+                values[field.name] = tuple(each for column in some for each in column)
         return cls(**values)
 
     def clipped(self, height: int, width: int) -> Instances:
@@ -353,6 +394,8 @@ class Prompt:
         Or None.
     text:
         Words for what is meant; alone: everything that answers to them.
+    name:
+        For the tracks that it becomes, '' for none.
 
     """
 
@@ -365,6 +408,7 @@ class Prompt:
     box: NDArray[np.float32] | None = None
     mask: Mask | None = None
     text: str = ''
+    name: str = ''
 
     def __post_init__(self) -> None:
         """Take points without signs for positive; raises ValueError where the signs are short."""

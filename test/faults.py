@@ -8,12 +8,15 @@ have counted. ``test_faults`` runs them, ``tools/reliability.py`` makes a table 
 
 import faults_inside as inside
 import faults_outside as outside
+import faults_prompts as prompts
 from fault_scene import Fault, run
 
 __all__ = ['FAULTS', 'run']
 
 _REFUSED = 'refused and counted by cause, one line in the log; the next good image is answered'
 _DEVA = {'method': 'deva', 'clip_frames': 3, 'max_objects': 10}
+_SAM_TRACK = {'method': 'sam_track', 'held_frames': 5}
+_SAM_PT = {'method': 'sam_pt', 'held_frames': 5, 'find': 'everything', 'max_objects': 10}
 FAULTS = {
     'truncated': Fault('image data cut short or empty', _REFUSED, outside.truncated),
     'sizes': Fault('images of no or absurd size', _REFUSED, outside.impossible_sizes),
@@ -156,10 +159,87 @@ FAULTS = {
         inside.crowd,
         _DEVA | {'clip_frames': 1, 'max_objects': 2},
     ),
+    'prompts_bad': Fault(
+        '`sam_track`: clicks outside, empty and broken masks, ids that do not exist',
+        'each is answered by what is wrong with it, counted',
+        prompts.bad,
+        _SAM_TRACK,
+    ),
+    'prompts_gone': Fault(
+        'the same: a prompt for an image that is gone',
+        'refused by its age, counted; one for an image that is held is followed',
+        prompts.gone,
+        _SAM_TRACK,
+    ),
+    'prompts_flood': Fault(
+        'the same: more prompts than can be followed',
+        'each is answered; images are tracked between them',
+        prompts.flood,
+        _SAM_TRACK | {'max_objects': 3},
+    ),
+    'prompts_size': Fault(
+        'the same: prompts while the size of the images changes',
+        'followed where the image is, or refused; the objects are scaled',
+        prompts.changing_size,
+        _SAM_TRACK,
+    ),
+    'prompts_mistake': Fault(
+        'the same: a mistake in the program while a prompt is followed',
+        'contained, ERROR; images go on',
+        prompts.mistake,
+        _SAM_TRACK,
+    ),
     'deva_nothing': Fault(
         '`deva`: nothing is detected for a long time',
         'objects are forgotten after `max_missed` looks, the memory is empty',
         inside.nothing_found,
         _DEVA | {'clip_frames': 1, 'detection_every': 1, 'max_missed': 1},
+    ),
+    'sam_pt_sizes': Fault(
+        '`sam_pt`: another size in every image, down to 1 x 1',
+        'tracked; the objects are scaled',
+        outside.changing_size,
+        _SAM_PT,
+    ),
+    'sam_pt_loop': Fault(
+        'the same: stamps jump back', 'tracks are reset, counted', outside.backwards, _SAM_PT
+    ),
+    'sam_pt_late': Fault(
+        'the same with a window of which every image waits: stamps jump back',
+        'open images are answered, tracks are reset, counted',
+        outside.backwards,
+        _SAM_PT | {'reinit': 'B', 'horizon': 4},
+    ),
+    'sam_pt_combined': Fault(
+        'the same: refused images, disorder and no stamps, mixed',
+        _REFUSED,
+        outside.everything,
+        _SAM_PT,
+    ),
+    'sam_pt_model': Fault(
+        'the same: the model raises',
+        'counted, the node goes on',
+        inside.model_fails,
+        _SAM_PT,
+        inside.breaking(lambda: RuntimeError('broken')),
+    ),
+    'sam_pt_gpu': Fault(
+        'the same: GPU out of memory or gone',
+        'goes on on the CPU with the same tracks',
+        inside.moves_to_cpu,
+        _SAM_PT | {'device': 'gpu', 'weights': '', 'score_threshold': -1.0},
+        inside.breaking(inside.out_of_memory, 'gpu'),
+    ),
+    'sam_pt_crowd': Fault(
+        'the same: more detections than `max_objects`',
+        'the best are tracked, the others counted',
+        inside.crowd,
+        _SAM_PT | {'max_objects': 2},
+    ),
+    'sam_pt_prompts': Fault(
+        'the same: prompts while the size of the images changes',
+        'followed where the image is, or refused; the objects are scaled',
+        prompts.changing_size,
+        _SAM_PT | {'find': 'nothing'},
     ),
 }

@@ -65,6 +65,9 @@ class Moving:
     def memory(self):
         return MovingMemory(self.failing, self.step)
 
+    def configure(self, config):
+        assert dataclasses.is_dataclass(config)
+
     def facts(self):
         return {'model': 'moving'}
 

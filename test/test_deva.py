@@ -14,6 +14,7 @@ from moving import STEP, Moving
 from masa_ros import options
 from masa_ros.detectors import DETECTORS
 from masa_ros.detectors.masa_options import DetectorConfig
+from masa_ros.detectors.prompted import Candidate
 from masa_ros.errors import ConfigError, PromptError
 from masa_ros.masks import crop
 from masa_ros.methods.deva import Deva, DevaConfig
@@ -72,8 +73,30 @@ def frame(t, shape=SIZE):
     return Frame(np.zeros((*shape, 3), np.uint8), t)
 
 
+class Pointed:
+    """A segmenter that answers clicks with a block around the first one, and masks with them."""
+
+    def segment(self, frame, prompt):
+        if prompt.mask is not None:
+            return [Candidate(prompt.mask, 1.0)]
+        x, y = prompt.points[0].astype(int)
+        return [Candidate(block(x - 5, y - 5, 10, 10, frame.shape), 0.9)]
+
+
 def deva(find=lambda stamp: (), **values):
-    return Deva(Scripted(find), Moving(), dataclasses.replace(DevaConfig(), **values))
+    config = dataclasses.replace(DevaConfig(), **values)
+    return Deva(Scripted(find), Moving(), config, segmenter=Pointed())
+
+
+def click(x, y, track_id=0, positive=True):
+    return Prompt(0, track_id, np.array([(x, y)], np.float32), np.array([positive]))
+
+
+def ask(session, t, prompt, shape=SIZE):
+    """Point at something in frame t; returns id and box."""
+    image = frame(t, shape)
+    tracks = session.prompt(image, image, dataclasses.replace(prompt, stamp_ns=t))
+    return tracks.track_ids.tolist(), tracks.boxes.tolist()
 
 
 def run(session, stamps, given=None, shape=SIZE):
@@ -410,6 +433,13 @@ def test_whatever_comes_every_frame_is_answered_once_in_order(seed):
         shown.append(t)
         results += session.update(image, image, given)
         look()
+        if draw.random() < 0.2:
+            prompt = click(draw.randrange(80), draw.randrange(50))
+            if known and draw.random() < 0.3:
+                prompt = dataclasses.replace(prompt, track_id=draw.choice(sorted(known)))
+            with contextlib.suppress(PromptError):
+                ask(session, t, prompt, shape)
+            look()
         chance = draw.random()
         if chance < 0.05 and known:
             assert session.remove(draw.choice(sorted(known)))
@@ -435,14 +465,122 @@ def test_whatever_comes_every_frame_is_answered_once_in_order(seed):
             assert box.tolist() == [mask.x, mask.y, mask.x + mask.width, mask.y + mask.height]
 
 
+# Prompts
+
+
+def test_what_is_pointed_at_is_remembered_at_once_and_outlives_all_misses():
+    session = deva(moving((40, 40, 12, 12)), detection_every=2, max_missed=1).session()
+    run(session, range(4))
+    assert ask(session, 3, click(20, 20)) == ([2], [[15, 15, 25, 25]])
+    for t in range(4, 30):
+        (result,) = session.update(frame(t), frame(t))
+        (row,) = np.flatnonzero(result.tracks.track_ids == 2)
+        x = 15 + STEP * (t - 3)
+        assert result.tracks.boxes[row].tolist() == [x, 15, min(x + 10, 80), 25]
+        assert result.tracks.first_seen_ns[row] == 3 and result.tracks.labels[row] == -1
+    assert session.remove(2) and 2 not in session.ids()
+    for prompt in (click(20, 20, track_id=2), click(20, 20, track_id=99)):
+        with pytest.raises(PromptError, match='no track has the id'):
+            ask(session, 29, prompt)
+
+
+def test_a_detection_of_what_is_pointed_at_is_that_object():
+    session = deva(moving((13, 15, 10, 12), without=[0])).session()
+    run(session, [0])
+    ask(session, 0, click(20, 20))
+    results = run(session, range(1, 8))
+    assert ids(results) == [[1]] * 7
+    assert results[-1].tracks.labels.tolist() == [0], 'named by what confirms it'
+
+
+def test_a_prompt_on_an_earlier_frame_is_brought_to_now():
+    session = deva().session()
+    run(session, range(5))
+    assert ask(session, 1, click(20, 20)) == ([1], [[15, 15, 25, 25]]), 'as it was in that frame'
+    (result,) = session.update(frame(5), frame(5))
+    x = 15 + STEP * 4
+    assert result.tracks.boxes.tolist() == [[x, 15, x + 10, 25]]
+    with pytest.raises(PromptError, match='not seen any more'):
+        ask(session, 1, Prompt(0, mask=block(76, 10, 4, 9)))
+
+
+def test_a_correction_replaces_what_was_remembered():
+    session = deva(moving((40, 40, 12, 12))).session()
+    run(session, range(3))
+    assert ask(session, 2, click(20, 20, track_id=1)) == ([1], [[15, 15, 25, 25]])
+    (result,) = session.update(frame(3), frame(3))
+    assert result.tracks.boxes.tolist() == [[17, 15, 27, 25]]
+    both = np.zeros(SIZE, bool)
+    both[15:25, 17:27] = both[40:50, 60:70] = True
+    ask(session, 3, Prompt(0, 1, mask=crop(both)))
+    assert ask(session, 3, click(65, 45, track_id=1, positive=False)) == ([1], [[17, 15, 27, 25]])
+    with pytest.raises(PromptError, match='need an object that is seen'):
+        ask(session, 3, click(65, 45, positive=False))
+
+
+def test_what_is_pointed_at_lies_in_front_of_others():
+    for apart in (False, True):
+        session = deva(moving((10, 10, 20, 20)), keep_overlaps=apart).session()
+        run(session, [0])
+        ask(session, 0, click(20, 20))
+        (result,) = session.update(frame(1), frame(1))
+        areas = dict(zip(result.tracks.track_ids, (m.pixels.sum() for m in result.tracks.masks)))
+        assert areas == {1: 400 - (0 if apart else 100), 2: 100}
+
+
+@pytest.mark.parametrize('at', [3, 4])
+def test_a_prompt_on_an_open_frame_is_in_its_answer(at):
+    """Frames 3, 4, 5 are a clip: 3 and 4 are open when somebody points at one of them."""
+    session = deva(moving((40, 40, 12, 12)), clip_frames=3, detection_every=3).session()
+    results = [r for t in range(5) for r in session.update(frame(t), frame(t))]
+    assert ids(results) == [[1]] * 3
+    assert ask(session, at, click(20, 20)) == ([2], [[15, 15, 25, 25]])
+    assert 2 in session.ids()
+    again = session.method.session(session)  # as after a failure of the device
+    again.update(frame(5), frame(5))
+    results = run(again, range(6, 9))
+    assert all(set(i) == {1, 2} for i in ids(results))
+    x = 15 + STEP * (6 - at)
+    assert [x, 15, x + 10, 25] in results[0].tracks.boxes.tolist()
+
+
+def test_the_answers_of_a_clip_have_what_is_pointed_at_from_its_frame_on():
+    session = deva(moving((40, 40, 12, 12)), clip_frames=3, detection_every=3).session()
+    [session.update(frame(t), frame(t)) for t in range(5)]
+    ask(session, 4, click(20, 20))
+    assert ask(session, 4, click(30, 20, track_id=2)) == ([2], [[25, 15, 35, 25]])
+    ask(session, 1, click(60, 10))  # answered already: brought to the last that is
+    results = session.update(frame(5), frame(5))
+    assert [r.frame.stamp_ns for r in results] == [3, 4, 5]
+    assert [set(i) for i in ids(results)] == [{1, 3}, {1, 2, 3}, {1, 2, 3}]
+    boxes = dict(zip(ids(results)[2], results[2].tracks.boxes.tolist()))
+    assert boxes[2] == [27, 15, 37, 25] and boxes[3] == [63, 5, 73, 15]
+
+
+def test_a_prompt_before_the_first_clip_is_answered():
+    session = deva(clip_frames=3).session()
+    session.update(frame(0), frame(0))
+    assert ask(session, 0, click(20, 20)) == ([1], [[15, 15, 25, 25]])
+    assert ids(session.finish()) == [[1]]
+    assert ids(run(session, range(1, 8))) == [[1]] * 7
+
+
+def test_prompts_that_cannot_be_followed_say_why():
+    session = deva(max_objects=1).session()
+    with pytest.raises(PromptError, match='no image has been tracked yet'):
+        ask(session, 0, click(20, 20))
+    run(session, [0, 1])
+    ask(session, 0, click(20, 20))
+    with pytest.raises(PromptError, match='1 objects are tracked, and max_objects is 1'):
+        ask(session, 1, click(60, 20))
+    run(session, [2], shape=(120, 160))
+    with pytest.raises(PromptError, match='changed their size'):
+        ask(session, 1, click(20, 20, track_id=1))
+    assert deva().accepts == {'point', 'box', 'mask'}
+    assert Deva(Scripted(), Moving()).accepts == frozenset(), 'nothing answers prompts'
+
+
 # The method
-
-
-def test_prompts_are_refused():
-    method = deva()
-    assert method.accepts == frozenset()
-    with pytest.raises(PromptError, match='takes no prompts'):
-        method.session().prompt(frame(0), frame(0), Prompt(0, text='cup'))
 
 
 def test_options():

@@ -395,6 +395,22 @@ def test_far_away_and_few_places_are_read():
     )
 
 
+@pytest.mark.parametrize('size', [40, 43, 47])
+def test_the_best_of_many_places_are_read(size):
+    """Also where they stand side by side, or behind the last whole group."""
+    torch.manual_seed(0)
+    many = torch.randn(6, size)
+    many[0, 8:12] += 5
+    many[1, -4:] += 5
+    many[2, ::8][:4] += 5
+    weights_, index = strongest(many, 4)
+    expected = many.topk(4)
+    assert torch.equal(index.sort().values, expected.indices.sort().values)
+    dense = torch.zeros_like(many).scatter(1, index, weights_)
+    best = torch.zeros_like(many).scatter(1, expected.indices, expected.values.softmax(1))
+    torch.testing.assert_close(dense, best)
+
+
 def test_where_no_object_is_there_is_background():
     drawn = torch.zeros(2, 1, 3)
     drawn[0, 0, 0], drawn[1, 0, 1] = 1, 0.5

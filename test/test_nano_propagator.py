@@ -19,7 +19,7 @@ from masa_ros.models import nano_weights
 from masa_ros.models.nano_propagation import NanoPropagation, NanoSizes
 from masa_ros.models.zoo import model_config
 from masa_ros.propagators import PROPAGATORS
-from masa_ros.propagators.nano import NanoPropagator, NanoPropagatorConfig
+from masa_ros.propagators.nano import NanoPropagator, NanoPropagatorConfig, without_small_pieces
 from masa_ros.training.cutouts import image_files, mine
 from masa_ros.training.propagation import PropagationConfig, measured, train
 from masa_ros.training.propagation_losses import propagation_loss
@@ -68,6 +68,16 @@ def test_what_is_shipped_is_small_and_made_on_the_shipped_backbone(shipped):
     torch.testing.assert_close(own, backbone['backbone.stem.conv.weight'].float())
 
 
+def test_small_pieces_of_a_mask_become_background():
+    first, second = np.zeros((2, 60, 80), bool)
+    first[5:25, 5:25] = first[40:45, 60:70] = True  # 400 and 50 pixels
+    second[30:50, 10:30] = second[2:5, 50:60] = second[55, 75] = True  # 400, 30, 1
+    masks = stack(first, second)
+    assert torch.equal(without_small_pieces(masks.clone(), 0), masks)
+    second[2:5, 50:60] = second[55, 75] = False
+    assert torch.equal(without_small_pieces(masks, 0.1), stack(first, second))
+
+
 @pytest.mark.parametrize('size', [(96, 160), (75, 121)])
 def test_shipped_weights_follow_two_things_that_move(shipped, size):
     """A dark and a bright square change places on noise."""
@@ -100,19 +110,38 @@ def test_shipped_weights_follow_two_things_that_move(shipped, size):
         memory.remember(encoded, memory.ids)
 
 
+def remembered(propagator, memory, t):
+    """Show a memory the scene; in the first frame something in it."""
+    (encoded,) = propagator.encode([Frame(np.ascontiguousarray(scene(t)), t)])
+    memory.read(encoded)
+    if t == 0:
+        mask = np.zeros((240, 320), bool)
+        mask[50:150, 100:200] = True
+        memory.remember(encoded, [1], stack(mask))
+    else:
+        memory.remember(encoded, memory.ids)
+
+
+def test_memory_follows_its_options_while_it_is_used(shipped):
+    config = NanoPropagatorConfig(size=64, mem_every=1)
+    propagator = NanoPropagator(shipped.network, config, 'cpu')
+    memory = propagator.memory()
+    for t in range(5):
+        remembered(propagator, memory, t)
+    assert memory.figures()['memory_frames'] == 5
+    propagator.configure(dataclasses.replace(config, max_mid=3, min_mid=2, size=128))
+    assert propagator.config.size == 64, 'the memory is of one size'
+    remembered(propagator, memory, 5)
+    assert memory.figures()['memory_frames'] == 2
+    assert memory.figures()['memory_prototypes'] > 0
+
+
 def test_memory_is_bounded(shipped):
     config = NanoPropagatorConfig(size=64, mem_every=1, prototypes=4, max_long=12)
     propagator = NanoPropagator(shipped.network, config, 'cpu')
     memory, sizes = propagator.memory(), []
-    mask = np.zeros((240, 320), bool)
-    mask[50:150, 100:200] = True
     for t in range(40):
-        (encoded,) = propagator.encode([Frame(np.ascontiguousarray(scene(t)), t)])
-        memory.read(encoded)
-        if t == 0:
-            memory.remember(encoded, [1], stack(mask))
-        else:
-            memory.remember(encoded, memory.ids)
+        remembered(propagator, memory, t)
         sizes.append(memory.figures()['memory_bytes'])
     assert max(sizes[20:]) == max(sizes)
     assert memory.figures()['memory_frames'] < config.max_mid

@@ -116,9 +116,9 @@ def test_options_change_at_run_time_or_say_why_not(harness):
     detector, asked = camera.stream.method.detector, []
     detect = detector.detect
 
-    def counted(frames):
+    def counted(frames, words):
         asked.append(len(frames))
-        return detect(frames)
+        return detect(frames, words)
 
     detector.detect = counted
     send(harness, 3)

@@ -99,6 +99,21 @@ def test_parameters_are_read_again_when_the_node_is_configured(harness):
         roof.close()
 
 
+def test_options_of_one_name_have_the_defaults_of_the_method():
+    """What is set stays set: before the start, and while the node runs."""
+    for given, chosen in (({}, 'nothing'), ({'find': 'everything'}, 'everything')):
+        more = {'method': 'sam_track', 'autostart': False, **given}
+        with contextlib.closing(Harness(more)) as harness:
+            assert harness.node.get_parameter('find').value == chosen
+            assert set_parameter(harness, 'min_new', 0.5).successful
+            assert set_parameter(harness, 'find', 'words').successful
+            assert set_parameter(harness, 'method', 'deva').successful
+            harness.node._options.read()
+            assert harness.node.get_parameter('find').value == 'words'
+            assert not harness.node.has_parameter('min_new')
+            assert set_parameter(harness, 'find', chosen).successful
+
+
 def test_a_node_that_is_destroyed_leaves_the_graph(seeded_weights):
     witness = Peer('witness')
     names = witness.node.get_node_names

@@ -21,7 +21,8 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from masa_ros import overlay
 from masa_ros.nodes import messages
-from masa_ros.nodes.messages import rays, tracks_from_msg
+from masa_ros.nodes.messages import tracks_from_msg
+from masa_ros.nodes.optics import rays
 from masa_ros.nodes.outputs import Outputs
 from masa_ros.nodes.qos import profile
 from masa_ros.share import share_path
@@ -249,7 +250,7 @@ def test_markers_for_rviz_lie_where_the_camera_sees_the_tracks(harness):
     assert harness.until(lambda: harness.cameras[0].inputs.info is not None, 5)
     answer = harness.exchange(harness.image(scene()))
     assert harness.until(lambda: came, 5)
-    assert not outputs._rectified
+    assert not outputs.rectified
     tracks = tracks_from_msg(answer)
     none, lines, *texts = came[0].markers
     assert none.action == Marker.DELETEALL
@@ -294,7 +295,7 @@ def test_the_name_of_the_topic_says_whether_images_are_rectified(topic, rectifie
         arguments = ['--ros-args', '-r', f'image_raw:={topic}']
         node = LifecycleNode('tracker', context=context, cli_args=arguments)
         outputs = Outputs(node, '', 'sensor_data', lambda *words: None)
-        assert outputs._rectified == rectified
+        assert outputs.rectified == rectified
         outputs.destroy()
         node.destroy_node()
     finally:

@@ -144,7 +144,14 @@ def test_links_in_the_documents_lead_somewhere():
 # The rooms, lowest first: what a room imports stands above it in this list.
 ROOMS = (
     *({'types', 'errors'}, {'options', 'images', 'masks', 'share'}, {'overlay', 'codecs'}),
-    *({'tracking'}, {'recordings'}, {'models'}, {'engines'}, {'detectors'}, {'propagators'}),
+    *(
+        {'tracking'},
+        {'recordings'},
+        {'models'},
+        {'engines'},
+        {'detectors'},
+        {'propagators', 'point_trackers'},
+    ),
     *({'methods'}, {'streams'}, {'nodes'}, {'evaluation'}, {'training'}, {'replay', 'demo'}),
     {'cli'},
 )
@@ -161,7 +168,7 @@ MODULES = {module_of(file): file for file in SOURCES}
 
 
 def imported(file):
-    """Modules of the package that a file imports, wherever it does; messages are ROS's."""
+    """Modules of the package that a file imports, wherever it does; interfaces are ROS's."""
     for node in ast.walk(ast.parse(file.read_text())):
         names = []
         if isinstance(node, ast.Import):
@@ -171,7 +178,9 @@ def imported(file):
             inside = [f'{node.module}.{alias.name}' for alias in node.names]
             names = [name if name in MODULES else node.module for name in inside]
         for name in names:
-            if name.split('.')[0] == 'masa_ros' and not name.startswith('masa_ros.msg'):
+            if name.split('.')[0] == 'masa_ros' and not name.startswith(
+                ('masa_ros.msg', 'masa_ros.srv')
+            ):
                 yield name
 
 

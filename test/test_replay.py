@@ -165,6 +165,33 @@ def test_replay_writes_everything_and_the_same_again(recordings, seeded_weights,
     assert summary['latency_ms_p99'] >= summary['latency_ms_p50'] > 0
 
 
+@pytest.mark.parametrize('method', ['masa', 'deva', 'sam_track'])
+def test_replay_of_what_somebody_points_at_and_names(recordings, tmp_path, capsys, method):
+    """With the shipped networks; what they take the shapes for is found out first."""
+    pointed = {'frame': 0, 'points': [[215, 150]], 'name': 'square'}
+    prompts = {'format': 'masa_ros.prompts/1', 'prompts': [pointed]}
+    (tmp_path / 'prompts.json').write_text(json.dumps(prompts))
+    paths = ['replay', str(recordings / 'frames'), '--method', method, '--no-overlay', '--output']
+
+    def tracked(name, *arguments):
+        assert cli.main([*paths, str(tmp_path / name), *map(str, arguments)]) == 0
+        return read_tracks(tmp_path / name / 'tracks.json')
+
+    only = tracked('only', '--prompts', tmp_path / 'prompts.json', '--find', 'nothing')
+    (answer,) = json.loads((tmp_path / 'only' / 'summary.json').read_text())['prompts']
+    for frame in only:
+        assert frame.instances.track_ids.tolist() == [answer['track_id']]
+        assert frame.instances.names == ('square',)
+    every = tracked('every', '--find', 'everything')
+    label = int(every[-1].instances.labels[0])
+    named = tracked('named', '--text', f'{every[-1].class_names[label]}:0.01. not hot dog.')
+    assert {label} == {int(each) for frame in named for each in frame.instances.labels}
+    wrong = [*paths, str(tmp_path / 'wrong'), '--text']
+    for text, words in (('unicorn.', "no class 'unicorn'"), ('', 'words is empty')):
+        assert cli.main([*wrong, text]) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_replay_scores_against_the_truth(recordings, seeded_weights, tmp_path, capsys):
     pytest.importorskip('trackeval')
     replay(recordings / 'frames', tmp_path / 'a', seeded_weights)

@@ -53,6 +53,10 @@ def click(*places, track_id=0, stamp_ns=0, positive=None):
     return Prompt(stamp_ns, track_id, points, signs)
 
 
+def ask(stream, prompt):
+    return stream.ask(prompt).tracks
+
+
 def started(loaded, **changes):
     """A stream whose first frame has been tracked."""
     stream = Stream(method(loaded, **changes))
@@ -81,7 +85,7 @@ def test_a_click_a_box_and_a_mask_are_followed(loaded):
         Prompt(0, box=np.array(BLUE, np.float32)),
         Prompt(0, mask=Mask(40, 156, drawn)),
     ]
-    asked = [stream.ask(prompt) for prompt in prompts]
+    asked = [ask(stream, prompt) for prompt in prompts]
     assert [tracks.track_ids.tolist() for tracks in asked] == [[1], [2], [3]]
     for t in range(1, 8):
         (result,) = stream.track(frame(t))
@@ -98,7 +102,7 @@ def test_a_prompt_on_an_earlier_frame_is_brought_to_now(loaded):
     stream = Stream(method(loaded))
     for t in range(6):
         stream.track(frame(t, shift=3))
-    asked = stream.ask(click((70, 80), stamp_ns=frame(0).stamp_ns))
+    asked = ask(stream, click((70, 80), stamp_ns=frame(0).stamp_ns))
     assert overlap(asked.boxes[0], RED) > 0.6  # as it is in the frame that was clicked
     (result,) = stream.track(frame(6, shift=3))
     assert result.tracks.track_ids.tolist() == [1]
@@ -107,15 +111,15 @@ def test_a_prompt_on_an_earlier_frame_is_brought_to_now(loaded):
 
 def test_a_correction_changes_the_object_and_keeps_its_id(loaded):
     stream, _ = started(loaded)
-    ask = stream.ask(Prompt(0, box=np.array((36, 46, 251, 191), np.float32)))
-    (track_id,) = ask.track_ids.tolist()
-    corrected = stream.ask(click((70, 80), track_id=track_id))
+    asked = ask(stream, Prompt(0, box=np.array((36, 46, 251, 191), np.float32)))
+    (track_id,) = asked.track_ids.tolist()
+    corrected = ask(stream, click((70, 80), track_id=track_id))
     assert corrected.track_ids.tolist() == [track_id]
     assert overlap(corrected.boxes[0], RED) > 0.6
     (result,) = stream.track(frame(1))
     assert overlap(result.tracks.boxes[0], shifted(RED, 1)) > 0.6
     with pytest.raises(PromptError, match='no track has the id 99'):
-        stream.ask(click((70, 80), track_id=99))
+        ask(stream, click((70, 80), track_id=99))
 
 
 def test_a_click_beside_takes_away_what_is_seen_there(loaded):
@@ -123,21 +127,21 @@ def test_a_click_beside_takes_away_what_is_seen_there(loaded):
     both = np.zeros((240, 320), bool)
     for left, top, right, bottom in (RED, BLUE):
         both[top:bottom, left:right] = True
-    (track_id,) = stream.ask(Prompt(0, mask=Mask(0, 0, both))).track_ids.tolist()
-    left = stream.ask(click((215, 150), track_id=track_id, positive=[False]))
+    (track_id,) = ask(stream, Prompt(0, mask=Mask(0, 0, both))).track_ids.tolist()
+    left = ask(stream, click((215, 150), track_id=track_id, positive=[False]))
     assert overlap(left.boxes[0], RED) > 0.6
     with pytest.raises(PromptError, match='need an object that is seen'):
-        stream.ask(click((215, 150), positive=[False]))
-    (red,) = stream.ask(click((70, 80))).track_ids.tolist()
+        ask(stream, click((215, 150), positive=[False]))
+    (red,) = ask(stream, click((70, 80))).track_ids.tolist()
     with pytest.raises(PromptError, match='nothing would be left'):
-        stream.ask(click((70, 80), track_id=red, positive=[False]))
+        ask(stream, click((70, 80), track_id=red, positive=[False]))
 
 
 def test_the_last_that_is_pointed_at_lies_in_front(loaded):
     stream, _ = started(loaded)
     large = np.ones((100, 100), bool)
-    stream.ask(Prompt(0, mask=Mask(30, 30, large)))
-    stream.ask(Prompt(0, mask=Mask(50, 50, np.ones((40, 40), bool))))
+    ask(stream, Prompt(0, mask=Mask(30, 30, large)))
+    ask(stream, Prompt(0, mask=Mask(50, 50, np.ones((40, 40), bool))))
     (result,) = stream.track(frame(0)._replace(stamp_ns=frame(1).stamp_ns))
     masks = {i: m.full(240, 320) for i, m in zip(result.tracks.track_ids, result.tracks.masks)}
     assert not (masks[1] & masks[2]).any()
@@ -169,26 +173,67 @@ def test_given_detections_begin_objects(loaded):
     assert len(result.tracks) == 1
 
 
+def filled(*boxes):
+    """Detections that fill their boxes, the best first."""
+    masks = tuple(
+        Mask(x, y, np.ones((bottom - y, right - x), bool)) for x, y, right, bottom in boxes
+    )
+    scores = np.linspace(0.9, 0.5, len(boxes), dtype=np.float32)
+    return Instances(np.array(boxes, np.float32), scores, masks=masks)
+
+
+def test_the_released_rules_are_repeated_with_their_accidents(loaded):
+    first, second, third = RED, BLUE, (150, 10, 190, 50)
+    for released, expected in ((True, [1, 2, 3]), (False, [1, 2, 3, 4])):
+        changes = {'released': released, 'detection_every': 1, 'min_area': 20}
+        stream = Stream(method(loaded, **changes))
+        still = [frame(0)._replace(stamp_ns=(t + 1) * 100_000_000) for t in range(3)]
+        (result,) = stream.track(still[0], filled(first, second))
+        assert sorted(result.tracks.track_ids.tolist()) == [1, 2]
+        given = filled(first, second, third, (220, 10, 260, 50))
+        (result,) = stream.track(still[1], given)
+        tracks = result.tracks
+        assert sorted(tracks.track_ids.tolist()) == expected
+        (last,) = np.flatnonzero(tracks.track_ids == 2)
+        joined = tracks.masks[last].full(240, 320)[10:50, 150:190].mean() > 0.9
+        assert joined == released, 'the first new object joins the last there is'
+        assert stream.remove(expected[-1])
+        (result,) = stream.track(still[2], filled(first, second, third, (220, 10, 260, 50)))
+        assert expected[-1] not in result.tracks.track_ids, 'no id is given twice'
+        assert max(result.tracks.track_ids) > expected[-1]
+
+
+def test_released_rules_give_no_id_beyond_the_limit(loaded):
+    boxes = [(30 * i, 10, 30 * i + 20, 40) for i in range(6)]
+    for released, seen in ((True, [1, 2]), (False, [3, 4])):
+        changes = {'released': released, 'detection_every': 1, 'min_area': 20, 'max_objects': 2}
+        stream = Stream(method(loaded, **changes))
+        stream.track(frame(0), filled(*boxes[:2]))
+        for track_id in (1, 2):
+            assert stream.remove(track_id) or True
+        (result,) = stream.track(frame(1), filled(*boxes[2:]))
+        assert sorted(result.tracks.track_ids.tolist()) == ([] if released else seen)
+
+
 def test_words_name_what_is_meant(loaded):
     stream, _ = started(loaded)
     with pytest.raises(PromptError, match="nothing that answers to 'elephant' is seen"):
-        stream.ask(Prompt(0, text='elephant'))
+        ask(stream, Prompt(0, text='elephant'))
     with pytest.raises(PromptError, match="no class 'unicorn'"):
-        stream.ask(Prompt(0, text='unicorn'))
+        ask(stream, Prompt(0, text='unicorn'))
     for changes, message in (
         ({'find': 'words'}, 'words is empty'),
         ({'find': 'words', 'words': ' . '}, 'words is empty'),
     ):
         with pytest.raises(ConfigError, match=message):
             method(loaded, **changes)
-    assert SamTrackConfig(words='person. red cup.').wanted == ('person', 'red cup')
     (result,) = Stream(method(loaded, find='words', words='elephant.')).track(frame(0))
     assert len(result.tracks) == 0
 
 
 def test_what_was_found_is_forgotten_and_what_was_pointed_at_is_not(loaded):
     stream, _ = started(loaded, find='everything', forget_after=3, detection_every=1000)
-    (kept,) = stream.ask(click((215, 150))).track_ids.tolist()
+    (kept,) = ask(stream, click((215, 150))).track_ids.tolist()
     blank = np.full((240, 320, 3), 128, np.uint8)
     for t in range(1, 9):
         (result,) = stream.track(frame(t)._replace(image=blank))
@@ -201,9 +246,9 @@ def test_what_was_found_is_forgotten_and_what_was_pointed_at_is_not(loaded):
 
 def test_objects_are_limited(loaded):
     stream, _ = started(loaded, max_objects=1)
-    stream.ask(click((70, 80)))
+    ask(stream, click((70, 80)))
     with pytest.raises(PromptError, match='1 objects are tracked, and max_objects is 1'):
-        stream.ask(click((215, 150)))
+        ask(stream, click((215, 150)))
     many = Stream(method(loaded, max_objects=2, min_area=0))
     boxes = np.array([(20 * i, 20, 20 * i + 15, 60) for i in range(8)], np.float32)
     masks = tuple(Mask(int(x), 20, np.ones((40, 15), bool)) for x in boxes[:, 0])
@@ -215,19 +260,19 @@ def test_objects_are_limited(loaded):
 
 def test_another_size_keeps_objects_and_ids(loaded):
     stream, _ = started(loaded)
-    stream.ask(click((215, 150)))
+    ask(stream, click((215, 150)))
     stream.track(frame(1))
     small = np.ascontiguousarray(frame(2).image[::2, ::2])
     (result,) = stream.track(Frame(small, frame(2).stamp_ns))
     assert result.tracks.track_ids.tolist() == [1]
     assert overlap(2 * result.tracks.boxes[0], shifted(BLUE, 2)) > 0.6
     with pytest.raises(PromptError, match='changed their size'):
-        stream.ask(click((70, 80), stamp_ns=frame(1).stamp_ns))
+        ask(stream, click((70, 80), stamp_ns=frame(1).stamp_ns))
 
 
 def test_reset_and_a_new_method_with_the_same_objects(loaded):
     stream, _ = started(loaded)
-    stream.ask(click((215, 150)))
+    ask(stream, click((215, 150)))
     stream.move(method(loaded, forget_after=7))
     (result,) = stream.track(frame(1))
     assert result.tracks.track_ids.tolist() == [1]
@@ -235,7 +280,7 @@ def test_reset_and_a_new_method_with_the_same_objects(loaded):
     stream.reset()
     (result,) = stream.track(frame(2))
     assert len(result.tracks) == 0 and stream.finish() == []
-    assert stream.ask(click((215, 150))).track_ids.tolist() == [2]
+    assert ask(stream, click((215, 150))).track_ids.tolist() == [2]
 
 
 def test_options_that_cannot_change(loaded):

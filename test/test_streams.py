@@ -226,11 +226,11 @@ def test_prompts_become_tracks_are_corrected_and_removed():
     stream = toy(red=False)
     for i in range(3):
         stream.track(Frame(scene(), i * SECOND))
-    blue = stream.ask(Prompt(SECOND, box=np.array((190, 120, 240, 180), np.float32)))
+    blue = stream.ask(Prompt(SECOND, box=np.array((190, 120, 240, 180), np.float32))).tracks
     assert blue.track_ids.tolist() == [1] and blue.boxes[0].tolist() == [180, 110, 251, 191]
-    yellow = stream.ask(Prompt(0, points=np.array([[90, 180]], np.float32)))
+    yellow = stream.ask(Prompt(0, points=np.array([[90, 180]], np.float32))).tracks
     assert yellow.track_ids.tolist() == [2]
-    moved = stream.ask(Prompt(0, track_id=1, points=np.array([[70, 80]], np.float32)))
+    moved = stream.ask(Prompt(0, track_id=1, points=np.array([[70, 80]], np.float32))).tracks
     assert moved.track_ids.tolist() == [1] and moved.boxes[0, 0] < 70
     assert stream.remove(2) and not stream.remove(2)
     assert [r.tracks.track_ids.tolist() for r in stream.finish()] == [[1, 2]], 'as it was then'
@@ -241,7 +241,7 @@ def test_prompts_become_tracks_are_corrected_and_removed():
     [
         (Prompt(0), 'empty'),
         (Prompt(0, text='cup'), 'toy does not understand text; it takes: box, point'),
-        (Prompt(7, points=np.zeros((1, 2), np.float32)), 'no image of the stamp 7'),
+        (Prompt(7, points=np.zeros((1, 2), np.float32)), 'the image is gone'),
         (Prompt(0, track_id=9, points=np.zeros((1, 2), np.float32)), 'no track has the id 9'),
         (Prompt(0, points=np.full((1, 2), -4, np.float32)), 'outside'),
     ],
@@ -258,9 +258,35 @@ def test_only_recent_frames_are_held():
     for number in range(1, 5):
         stream.track(Frame(scene(), number * SECOND))
     point = np.array([[70, 80]], np.float32)
-    assert len(stream.ask(Prompt(3 * SECOND, points=point)))
-    with pytest.raises(PromptError, match='2 are held'):
+    for stamp_ns, taken in ((3, 3), (3.4, 3), (3.6, 4), (4, 4), (9, 4), (0, 4)):
+        asked = stream.ask(Prompt(int(stamp_ns * SECOND), points=point))
+        assert (len(asked.tracks), asked.frame.stamp_ns) == (1, taken * SECOND)
+    with pytest.raises(PromptError, match='1 s before the oldest of the 2 that are held'):
         stream.ask(Prompt(2 * SECOND, points=point))
+
+
+def test_names_stay_with_their_tracks_until_these_are_forgotten():
+    stream = toy(red=False)
+    stream.track(Frame(scene(), SECOND))
+    for name, place in (('ball', (70, 80)), ('', (215, 150))):
+        stream.ask(Prompt(0, points=np.array([place], np.float32), name=name))
+    stream.track(Frame(scene(), 2 * SECOND))
+    (result,) = stream.track(Frame(scene(), 3 * SECOND))
+    assert dict(zip(result.tracks.track_ids.tolist(), result.tracks.names)) == {1: 'ball', 2: ''}
+    with pytest.raises(PromptError, match='no track has the id 7'):
+        stream.keep_only([1, 7])
+    assert stream.keep_only([1]) == [2] and stream.keep_only([]) == [1]
+
+
+def test_a_mask_that_reaches_beyond_the_image_is_refused():
+    stream = toy()
+    stream.track(Frame(scene(), SECOND))
+    mask = Mask.from_counts(300, 0, 1 << 14, 1 << 14, np.array([1 << 28]))
+    with pytest.raises(PromptError, match='toy does not understand mask'):
+        stream.ask(Prompt(0, mask=mask))
+    stream.method.accepts = frozenset({'mask'})
+    with pytest.raises(PromptError, match='beyond the 320x240 image'):
+        stream.ask(Prompt(0, mask=mask))
 
 
 # Images and the detections made on them

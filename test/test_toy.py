@@ -112,10 +112,3 @@ def test_a_prompt_that_means_nothing_is_named(frames, tmp_path, capsys, prompt, 
     prompts = written(tmp_path / 'prompts.json', prompt)
     assert replay(frames, tmp_path, '--prompts', prompts)[0] == 2
     assert re.search(words, capsys.readouterr().err)
-
-
-def test_masa_takes_no_prompts(frames, tmp_path, capsys):
-    prompts = written(tmp_path / 'prompts.json', {'frame': 0, 'points': [[1, 1]]})
-    paths = [str(frames), '--output', str(tmp_path / 'out'), '--prompts', prompts]
-    assert cli.main(['replay', *paths]) == 2
-    assert 'the method masa takes none of its kinds' in capsys.readouterr().err

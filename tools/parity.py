@@ -14,13 +14,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from parity_checks.detic import compare_detic
 from parity_checks.deva import compare_deva
+from parity_checks.grounding_dino import compare_grounding_dino
 from parity_checks.losses import compare_losses
 from parity_checks.masa import MODELS, compare_model
 from parity_checks.operators import compare_operators
 from parity_checks.report import Fixtures, Report, load_seeded
+from parity_checks.sam_pt import compare_sam_pt
 from parity_checks.sam_track import compare_sam_track
 from parity_checks.trackers import compare_trackers
+
+DETECTORS = {'gdino': compare_grounding_dino, 'detic': compare_detic}
 
 
 def main() -> int:
@@ -47,6 +52,12 @@ def main() -> int:
             compare_deva(report, fixtures)
         elif folder.name == 'sam_track':
             compare_sam_track(report, fixtures)
+        elif folder.name == 'sam_pt':
+            compare_sam_pt(report, fixtures)
+        elif folder.name == 'detectors':
+            for name, compare in DETECTORS.items():
+                if (folder / name).is_dir():
+                    compare(report, Fixtures(folder / name, seeded))
         else:
             report.missing(folder.name)
     print(f'{report.lines} comparisons, {len(report.failed)} failed: {report.failed[:10]}')

@@ -3,7 +3,8 @@
 """``masa_ros demo``: everything at work on a generated recording.
 
 Makes a bag, starts the real node as a process of its own, plays the bag to it over DDS, and
-scores the tracks that come back against the exact truth.
+scores the tracks that come back against the exact truth. With a method that waits for somebody
+to point at things (``find: nothing``), every object of the first image is clicked.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from masa_ros import methods, options
+from masa_ros.demo.pointing import click
 from masa_ros.evaluation.metrics import evaluate
 from masa_ros.methods import METHODS
 from masa_ros.recordings.bags import IMAGE_TYPE, BagWriter
+from masa_ros.recordings.prompts import RecordedPrompt
 from masa_ros.recordings.recorder import Recorder
 from masa_ros.recordings.sources import BagSource, Item
 from masa_ros.recordings.tracks_file import read_tracks, write_tracks
@@ -71,8 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
     model = str(options.values_of(chosen).get('model', arguments.method))
     config = dataclasses.replace(NodeConfig(), method=arguments.method, chosen=chosen)
     source = _Recording(output / 'recording.mcap')
-    with Recorder(output, model, scene.FPS) as recorder:
-        more = play(source, config, recorder)
+    clicks: list[RecordedPrompt] = []
+    if options.values_of(chosen).get('find') == 'nothing':
+        clicks = [RecordedPrompt(0, click(m)) for m in truth[0].instances.masks or () if m]
+        _say(f'{len(clicks)} objects are clicked in the first image')
+    with Recorder(output, model, scene.FPS, prompts=clicks) as recorder:
+        more = play(source, config, recorder, prompts=clicks)
     scores = evaluate(read_tracks(output / 'tracks.json'), truth)
     summary = recorder.summary(**more, **scores.rounded())
     rows = (

@@ -114,6 +114,9 @@ class EverythingDetector:
             )
         return found
 
+    def check_words(self, words: Sequence[str]) -> None:
+        """See ``Detector``; they are ignored."""
+
     def facts(self) -> Mapping[str, Any]:
         """Return what was loaded: model, weights, parameters, device."""
         parameters = list(self.network.parameters())

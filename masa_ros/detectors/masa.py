@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
@@ -33,7 +32,7 @@ from masa_ros.models.masa_stages import masa_stages
 from masa_ros.models.masks import Pasted, View, mask_nms
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.precision import PRECISIONS, storage
-from masa_ros.models.preprocess import fitted_size, normalise, resize
+from masa_ros.models.preprocess import fitted_to, normalise, padded_input
 from masa_ros.models.stages import Case, Eager, Run, Runs, Stage, joined, run_rows
 from masa_ros.models.upload import to_device
 from masa_ros.models.zoo import model_config
@@ -180,11 +179,16 @@ class MasaDetector:
             For a word that names no class, where the model knows classes.
 
         """
-        wanted = self._labels(words) if self.takes_words else []
         found: list[Instances] = []
         for _, alike in itertools.groupby(frames, key=lambda frame: frame.image.shape):
-            found += map(self.find, self.encode([frame.image for frame in alike]))
-        return [some[np.isin(some.labels, wanted)] for some in found] if wanted else found
+            encoded = self.encode([frame.image for frame in alike])
+            found += (self.find(each, words) for each in encoded)
+        return found
+
+    def check_words(self, words: Sequence[str]) -> None:
+        """Raise ConfigError for one that names no class; see ``Detector``."""
+        if self.takes_words:
+            self._labels(words)
 
     def _labels(self, words: Sequence[str]) -> list[int]:
         names = self.model.class_names
@@ -230,9 +234,13 @@ class MasaDetector:
         return self.eager
 
     @torch.inference_mode()
-    def find(self, encoded: Encoded) -> Instances:
-        """Return everything in the image, best score first."""
-        seen = self.select(self.see(encoded))
+    def find(self, encoded: Encoded, words: Sequence[str] = ()) -> Instances:
+        """Return everything in the image, best score first; with words as ``detect``."""
+        seen = self.see(encoded)
+        if words and self.takes_words:
+            named = torch.tensor(self._labels(words), device=seen.labels.device)
+            seen = seen.some(torch.isin(seen.labels, named))
+        seen = self.select(seen)
         found, masks = self._instances(encoded, seen), None
         pooled, embeddings = self.embed(encoded, seen.boxes)
         if self._draws_masks:
@@ -318,9 +326,10 @@ class MasaDetector:
         """
         height, width = image.shape[:2]
         rows, columns = self._fitted(height, width)
-        tensor = normalise(resize(image, (rows, columns), self.model.antialias, self.device))
-        padded_rows, padded_columns = self.input_shape(height, width)
-        padded = F.pad(tensor, (0, padded_columns - columns, 0, padded_rows - rows))
+        model = self.model
+        padded = padded_input(
+            image, (rows, columns), model.pad_multiple, model.antialias, self.device
+        )
         return padded, View(height, width, rows, columns)
 
     def input_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -331,10 +340,7 @@ class MasaDetector:
 
     def _fitted(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of the image in the network input."""
-        model = self.model
-        long_side = self.config.input_size or model.input_size
-        short_side = model.short_side * long_side // model.input_size
-        return fitted_size(height, width, long_side, short_side or long_side)
+        return fitted_to(self.model, self.config.input_size, height, width)
 
     def see(self, encoded: Encoded) -> Seen:
         """Return what may be an object, inside the image, poor and double boxes among them.

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +36,29 @@ class Detector(Protocol):
         """
         ...
 
+    def check_words(self, words: Sequence[str]) -> None:
+        """Raise ConfigError for words, or none, by which ``detect`` cannot find anything."""
+        ...
+
     def facts(self) -> Mapping[str, Any]:
         """Return what was loaded, for diagnostics."""
+        ...
+
+
+@runtime_checkable
+class Companion(Detector, Protocol):
+    """A detector that may read the backbone of the network that embeds.
+
+    Attributes
+    ----------
+    shares: whether it does.
+
+    """
+
+    shares: bool
+
+    def find(self, encoded: Sequence[Any], words: Sequence[str] = ()) -> list[Instances]:
+        """Do what ``detect`` does with what ``MasaDetector.encode`` made of the frames."""
         ...
 
 
@@ -48,11 +69,14 @@ class DetectorKind(NamedTuple):
     ----------
     options: its class of options.
     load: makes it of them, to run on a device; raises ConfigError or WeightsError.
+    beside: makes it of them and of the network that embeds, a ``MasaDetector``, whose backbone it
+        then reads; answers None where the two have no backbone in common.
 
     """
 
     options: type
     load: Callable[[Any, str], Detector]
+    beside: Callable[[Any, Any], Companion | None] = lambda options, network: None
 
 
 def check_images(images: Sequence[NDArray[np.uint8]]) -> None:

@@ -13,6 +13,7 @@ from masa_ros.errors import ConfigError
 from masa_ros.methods.deva import Deva
 from masa_ros.methods.masa import Masa
 from masa_ros.methods.protocol import Log, Method, Session
+from masa_ros.methods.sam_pt import SamPt
 from masa_ros.methods.sam_track import SamTrack
 from masa_ros.options import Variant
 
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     'masa': Masa,
     'deva': Deva,
     'sam_track': SamTrack,
+    'sam_pt': SamPt,
 }
 
 __all__ = [

@@ -56,6 +56,10 @@ class Session(Protocol[_In]):
         """
         ...
 
+    def ids(self) -> Sequence[int]:
+        """Return the tracks that are remembered, in sight or not."""
+        ...
+
     def remove(self, track_id: int) -> bool:
         """Forget a track; False where none has this id."""
         ...

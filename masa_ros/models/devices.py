@@ -29,7 +29,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def lost_device(error: Exception) -> bool:
+def lost_device(error: BaseException) -> bool:
     """Tell whether an error says that a GPU is out of memory or gone."""
     kinds = (torch.cuda.OutOfMemoryError, getattr(torch, 'AcceleratorError', ()))  # torch 2.8
     return isinstance(error, kinds) or (isinstance(error, RuntimeError) and 'CUDA' in str(error))

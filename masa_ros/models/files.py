@@ -109,6 +109,14 @@ PUBLISHED = {
             'BSD-3-Clause',
             "DeAOT-L on ResNet-50, SAM-Track's propagation",
         ),
+        WeightsFile(
+            'bert_vocab.txt',
+            'https://huggingface.co/google-bert/bert-base-uncased/resolve/main/vocab.txt',
+            231_508,
+            '07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3',
+            'Apache-2.0',
+            'tokens of BERT, for the words of grounding_dino',
+        ),
     )
 }
 
@@ -124,6 +132,7 @@ SAM_FILES = {
     'masa_sam_vith': 'sam_vit_h_4b8939.pth',
 }
 DEVA_FILE = 'DEVA-propagation.pth'
+VOCABULARY_FILE = 'bert_vocab.txt'
 DEAOT_FILE = 'R50_DeAOTL_PRE_YTB_DAV.pth'
 
 

@@ -34,10 +34,14 @@ from torch import Tensor
 from masa_ros.models.dense import DenseHead
 from masa_ros.models.heads import clip_boxes, decode_boxes
 from masa_ros.models.stages import Stage, Tensors, least_cosine
+from masa_ros.models.swin import Swin
 
 if TYPE_CHECKING:  # a stage depends on the parts that it runs, not on those of other networks
     from masa_ros.models.configs import ModelConfig
     from masa_ros.models.network import MasaNetwork
+
+SHARED_MAPS = ('map0', 'map1', 'map2')
+"""Names of the maps of a Swin backbone among the outputs of the image stage, finest first."""
 
 _BEST = 100  # candidates that must be found again
 
@@ -73,6 +77,9 @@ class ImageStage(Stage):
         self.outputs = (*self.maps, 'candidates', 'logits')
         if isinstance(self.proposals, DenseHead):
             self.outputs += ('classes',)
+        # What the detectors of these models read: one pass of the backbone serves both.
+        self.shared = SHARED_MAPS if isinstance(self.backbone, Swin) else ()
+        self.outputs += self.shared
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the table above."""
@@ -83,7 +90,8 @@ class ImageStage(Stage):
         if isinstance(head, DenseHead):
             return (*levels, *detail, *head.candidates(head(found.maps), self.candidates))
         logits, deltas = head(levels)
-        return (*levels, *detail, *head.candidates(logits, deltas, self.candidates))
+        shared = found.maps if self.shared else ()
+        return (*levels, *detail, *head.candidates(logits, deltas, self.candidates), *shared)
 
     def agreement(self, inputs: Tensors, expected: Tensors, found: Tensors) -> dict[str, float]:
         """Compare the maps, and look for the best candidates among those that were found."""

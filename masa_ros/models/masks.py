@@ -60,6 +60,8 @@ class Pasted(NamedTuple):
 
 STEP = 4
 
+_SURE = 1e-3  # what a mask that is given leaves open of a pixel
+
 
 def covers_of(masks: Sequence[Mask | None], height: int, width: int) -> Tensor:
     """Look at every ``STEP``-th pixel of masks in an image; see ``Pasted``."""
@@ -162,6 +164,7 @@ class BoxMasks(nn.Module):
     """
 
     reads_pooled = True
+    takes_prompts = False
 
     def __init__(self, config: MaskConfig, finest: int, channels: int) -> None:
         super().__init__()
@@ -337,6 +340,28 @@ def paste_frames_packed(
         view,
         lambda pixels, _: (packed.pick(rows, pixels.y), packed.pick(columns, pixels.x)),
     )
+
+
+def frame_logits(mask: Mask, frame: int, view: View) -> Tensor:
+    """Return a mask as logits over the whole square network input, as SAM takes masks.
+
+    What ``paste_frames`` brings to the pixels of the image is the mask again, nearly.
+
+    Parameters
+    ----------
+    mask: in the image.
+    frame: S, side of the network input.
+    view: of the image in it.
+
+    Returns
+    -------
+    (S / 4, S / 4) float32, of the share of each cell that the mask covers; at most +-6.9.
+
+    """
+    whole = mask.clipped(view.height, view.width).full(view.height, view.width)
+    seen = cv2.resize(whole.astype(np.float32), (view.columns, view.rows))
+    padded = F.pad(torch.from_numpy(seen), (0, frame - view.columns, 0, frame - view.rows))
+    return F.avg_pool2d(padded[None], STEP)[0].logit(_SURE)
 
 
 def _near(logits: Tensor, frame: int, view: View) -> NDArray[np.int64]:

@@ -168,7 +168,7 @@ def read(path: Path) -> dict[str, Tensor]:
             f'{path} is not a PyTorch checkpoint ({type(error).__name__}: {error}){hint}'
         ) from error
     tensors = content
-    for wrapped in ('state_dict', 'model'):
+    for wrapped in ('state_dict', 'model', 'model_state_dict'):
         if isinstance(content, dict) and wrapped in content:
             tensors = content[wrapped]
             break

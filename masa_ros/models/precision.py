@@ -81,6 +81,11 @@ PRECISIONS = {'fp16': halve, 'mixed': mix, 'fp32': lambda network: network}
 """What brings a float32 network to a precision, fastest first."""
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or in float64 if it is: for sums that need either."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def storage(precision: str) -> torch.dtype:
     """Return the dtype of feature maps in a precision."""
     return torch.float16 if precision == 'fp16' else torch.float32

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from masa_ros.models.configs import ModelConfig
 from masa_ros.models.upload import to_device
 
 # ImageNet statistics of 0..255 RGB, as in the released models.
@@ -22,6 +23,13 @@ def fitted_size(height: int, width: int, long_side: int, short_side: int) -> tup
     """(rows, columns) of an image scaled to fit both sides, its proportions kept."""
     scale = min(long_side / max(height, width), short_side / min(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def fitted_to(model: ModelConfig, long_side: int, height: int, width: int) -> tuple[int, int]:
+    """(rows, columns) of an image in a model's input; ``long_side`` 0: the model's own."""
+    longest = long_side or model.input_size
+    shortest = model.short_side * longest // model.input_size
+    return fitted_size(height, width, longest, shortest or longest)
 
 
 def resize(
@@ -48,3 +56,12 @@ def normalise(images: Tensor) -> Tensor:
     std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1)
     normalised = (images.float() - mean) / std
     return normalised.contiguous(memory_format=torch.channels_last)
+
+
+def padded_input(
+    image: NDArray[np.uint8], size: tuple[int, int], multiple: int, antialias: bool, device: str
+) -> Tensor:
+    """Bring an (h, w, 3) RGB image to a size, and zeros right and below to a multiple."""
+    rows, columns = size
+    tensor = normalise(resize(image, size, antialias, device))
+    return F.pad(tensor, (0, -columns % multiple, 0, -rows % multiple))

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from masa_ros.models.configs import SamConfig
 from masa_ros.models.forms import portable, static
 from masa_ros.models.layers import BackboneMaps, FeaturePyramid
-from masa_ros.models.masks import Pasted, View, paste_frames
+from masa_ros.models.masks import Pasted, View, frame_logits, paste_frames
+from masa_ros.types import Mask
 
 _PATCH = 16
 _BOXES_AT_ONCE = 16  # bounds the decoder's memory: 20 MB a box in fp32
@@ -144,7 +145,7 @@ class AsItIs(nn.Module):
 
 
 class SamMasks(nn.Module):
-    """SAM's prompt encoder and mask decoder, prompted by boxes.
+    """SAM's prompt encoder and mask decoder, prompted by boxes, or by a user (``answer``).
 
     Same parameters, same result as segment_anything's, for about half the arithmetic: the
     embedding is shared by all boxes until the first layer changes it, projections of the image
@@ -152,6 +153,7 @@ class SamMasks(nn.Module):
     """
 
     reads_pooled = False
+    takes_prompts = True
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
@@ -214,9 +216,50 @@ class SamMasks(nn.Module):
         kinds = torch.cat([prompts.point_embeddings[i].weight for i in (2, 3)])
         return prompts.pe_layer._pe_encoding(corners) + kinds.float()
 
+    def answer(
+        self,
+        embedding: Tensor,
+        points: Tensor,
+        positive: Tensor,
+        box: Tensor | None = None,
+        mask: Tensor | None = None,
+        multiple: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw what a user may mean, as ``SamPredictor`` does.
+
+        Parameters
+        ----------
+        embedding: (1, C, h, w) of the image.
+        points: (P, 2) float32 clicks, x y in network-input pixels; P may be 0.
+        positive: (P,) bool, False where a click is beside what is meant.
+        box: (4,) float32 xyxy in network-input pixels, or None.
+        mask: (4 h, 4 w) float32 logits of an earlier answer, or None.
+        multiple: the whole, a part and a part of that, for what may mean any of them.
+
+        Returns
+        -------
+        (M, 4 h, 4 w) logits over the whole network input and (M,) float32 predicted IoU; M is 3
+        with ``multiple``, else 1.
+
+        """
+        prompts, dtype = self.prompt_encoder, embedding.dtype
+        if mask is not None:
+            mask = mask[None, None].to(prompts.mask_downscaling[0].weight.dtype)
+        sparse, dense = prompts(
+            points=(points[None], positive[None].int()) if len(points) else None,
+            boxes=None if box is None else box[None],
+            masks=mask,
+        )
+        logits, quality = self.decode(embedding, sparse.to(dtype), dense.to(dtype), multiple)
+        return logits[0], quality[0].float()
+
     def paste(self, logits: Tensor, boxes: NDArray[np.float32], view: View) -> Pasted:
         """Bring logits to the pixels of the image; see ``masks.paste_frames``."""
         return paste_frames(logits, self.prompt_encoder.input_image_size[0], view)
+
+    def logits_of(self, mask: Mask, view: View) -> Tensor:
+        """Return a mask as ``answer`` takes it; see ``masks.frame_logits``."""
+        return frame_logits(mask, self.prompt_encoder.input_image_size[0], view)
 
     def decode(
         self, embedding: Tensor, sparse: Tensor, dense: Tensor, multiple: bool = False

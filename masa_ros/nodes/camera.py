@@ -7,14 +7,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image
 
-from masa_ros.errors import ImageError, MasaError
+from masa_ros.errors import ImageError, MasaError, PromptError
 from masa_ros.images import Picture, rgb_from_compressed, rgb_from_image, rgb_from_picture
 from masa_ros.methods import Method
 from masa_ros.nodes import diagnostics, messages
@@ -26,6 +26,8 @@ from masa_ros.nodes.parameters import NodeConfig
 from masa_ros.streams.numbering import Numbering
 from masa_ros.streams.stream import Refused, Stream
 from masa_ros.types import Frame, Instances, Result
+
+T = TypeVar('T')
 
 _LOG_PERIOD = 5.0  # seconds between two lines about the same cause
 _SHUT_DOWN = (rclpy_implementation.RCLError, rclpy_implementation.InvalidHandle)
@@ -127,9 +129,7 @@ class Camera:
     def read(self, arrival: Arrival) -> Frame | None:
         """Return the image as a frame; None, counted and logged, when it cannot be used."""
         message = arrival.message
-        if self.reset_wanted:
-            self.reset_wanted = False
-            self.stream.reset()
+        self._reset_if_wanted()
         try:
             if isinstance(message, Image):
                 views = self.stream.method.device != 'cpu'
@@ -148,6 +148,40 @@ class Camera:
             self._reject(*admitted)
             return None
         return admitted
+
+    def _reset_if_wanted(self) -> None:
+        if self.reset_wanted:
+            self.reset_wanted = False
+            self.stream.reset()
+
+    def ask(self, job: Callable[[Stream[Any]], T]) -> T:
+        """Do with the stream what somebody asked for.
+
+        Raises
+        ------
+        PromptError
+            When it cannot be done.
+        MasaError
+            When that failed, counted and logged.
+
+        """
+        try:
+            self._reset_if_wanted()
+            done = job(self.stream)
+        except PromptError:
+            raise
+        except Exception as error:
+            mistake = _is_mistake(error)
+            what = 'a mistake in the program' if mistake else 'the model failed'
+            text = f'{what}: {type(error).__name__}: {error}'
+            if mistake:
+                self.statistics.mistake(f'{self.topic}: {text}')
+                self._warn('mistake', f'{self.topic}: {text}', error)
+            else:
+                self.event('prompt_failed', f'a prompt is not followed: {text}')
+            raise MasaError(text) from error
+        self.statistics.prompt()
+        return done
 
     def track(self, arrival: Arrival, frame: Frame, encoded: Any) -> None:
         """Track an image, publish what is decided by it, and count it."""

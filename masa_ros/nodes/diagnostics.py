@@ -28,6 +28,7 @@ class Statistics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.received = self.processed = self.skipped = self.failed = self.mistakes = 0
+        self.prompts = 0
         self.rejected: collections.Counter[str] = collections.Counter()
         self.events: collections.Counter[str] = collections.Counter()
         self.last_problem = ''
@@ -54,6 +55,11 @@ class Statistics:
         with self._lock:
             self.rejected[cause] += 1
             self.last_problem = text
+
+    def prompt(self) -> None:
+        """Count a prompt that is followed."""
+        with self._lock:
+            self.prompts += 1
 
     def fail(self, text: str, mistake: bool = False) -> None:
         """Count an image on which the model failed, or the program by a mistake in it."""
@@ -107,6 +113,7 @@ class Statistics:
                 'rejected': sum(self.rejected.values()),
                 'failed': self.failed,
                 'mistakes': self.mistakes,
+                'prompts': self.prompts,
                 'rate_hz': round(rate, 2),
             }
             for name, values in (('latency_ms', self._latencies), ('age_ms', self._ages)):

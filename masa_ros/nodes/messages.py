@@ -6,23 +6,24 @@ from __future__ import annotations
 
 import array
 import importlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import ImageMarker, Marker, MarkerArray
 
 from masa_ros.masks import mask_from_msg, msg_fields
 from masa_ros.msg import TrackedInstance, TrackedInstanceArray
+from masa_ros.nodes.optics import rays
 from masa_ros.overlay import caption, colour_in, colour_of, ink_on, outlines
-from masa_ros.types import Instances, class_name
+from masa_ros.types import Frame, Instances, class_name
 
 
 def _optional(name: str) -> Any:
@@ -40,8 +41,14 @@ FOXGLOVE = _optional('foxglove_msgs.msg')
 
 _UNLABELED = 65535  # in vision_msgs/VisionClass: no class
 _LIFETIME = Duration(sec=2)  # of markers in RViz
+_POINT: Any = np.dtype(
+    [
+        *(('x', 'f4'), ('y', 'f4'), ('z', 'f4')),
+        *(('track_id', 'u4'), ('visible', 'u1'), ('positive', 'u1'), ('', 'V2')),
+    ]
+)
+_POINT_KINDS = (*(PointField.FLOAT32,) * 3, PointField.UINT32, *(PointField.UINT8,) * 2)
 _LINE, _LETTER = 0.003, 0.03  # metres at a distance of one: width of lines, height of text
-_TOLERANCE = 5.0  # pixels between a point and where the ray that was found for it is seen
 
 
 def stamp_to_ns(stamp: Time) -> int:
@@ -52,6 +59,12 @@ def stamp_to_ns(stamp: Time) -> int:
 def ns_to_stamp(nanoseconds: int) -> Time:
     """ROS time of nanoseconds."""
     return Time(sec=nanoseconds // 1_000_000_000, nanosec=nanoseconds % 1_000_000_000)
+
+
+def header_of(frame: Frame) -> Header:
+    """Header of an image, as it came: without a stamp where the camera gave none."""
+    stamp = ns_to_stamp(frame.stamp_ns if frame.stamped else 0)
+    return Header(stamp=stamp, frame_id=frame.frame_id)
 
 
 def tracks_to_msg(
@@ -75,6 +88,7 @@ def tracks_to_msg(
                 state=int(tracks.states[i]),
                 class_id=int(tracks.labels[i]),
                 class_name=class_name(int(tracks.labels[i]), class_names),
+                name=tracks.names[i],
                 score=float(tracks.scores[i]),
                 x_min=x_min,
                 y_min=y_min,
@@ -109,6 +123,41 @@ def tracks_from_msg(message: TrackedInstanceArray) -> Instances:
         states=np.array([i.state for i in items], np.uint8),
         first_seen_ns=np.array([stamp_to_ns(i.first_seen) for i in items], np.int64),
         frames_since_seen=np.array([i.frames_since_seen for i in items], np.int32),
+        names=tuple(i.name for i in items),
+    )
+
+
+def tracks_to_points(tracks: Instances, header: Header) -> PointCloud2:
+    """Build the cloud of the points that tracks are followed by, in pixels of their image.
+
+    As in clicks of viewers, z = 0 says that x and y are pixels. Fields: x, y, z (float32),
+    track_id (uint32: modulo 2^32), visible, positive (uint8: 1, or 0 where it is not; a point that
+    is not positive lies beside the object).
+    """
+    followed = [
+        (track_id % (1 << 32), each)
+        for track_id, each in zip(tracks.track_ids.tolist(), tracks.points or ())
+        if each is not None
+    ]
+    rows = np.zeros(sum(len(each.points) for _, each in followed), _POINT)
+    parts = np.split(rows, np.cumsum([len(each.points) for _, each in followed])[:-1])
+    for part, (track_id, each) in zip(parts, followed):
+        part['x'], part['y'] = each.points.T
+        part['track_id'] = track_id
+        part['visible'], part['positive'] = each.visible, each.positive
+    return PointCloud2(
+        header=header,
+        height=1,
+        width=len(rows),
+        fields=[
+            PointField(name=name, offset=_POINT.fields[name][1], datatype=kind, count=1)
+            for name, kind in zip(_POINT.names, _POINT_KINDS)
+        ],
+        point_step=_POINT.itemsize,
+        row_step=rows.nbytes,
+        data=array.array('B', rows.tobytes()),
+        is_bigendian=sys.byteorder == 'big',
+        is_dense=True,
     )
 
 
@@ -217,7 +266,7 @@ def tracks_to_marker_array(
     Raises
     ------
     ValueError
-        See ``rays``.
+        See ``optics.rays``.
 
     """
     boxes = tracks.boxes
@@ -253,59 +302,6 @@ def tracks_to_marker_array(
 def _marker_colour(tracks: Instances, i: int) -> ColorRGBA:
     red, green, blue = (value / 255 for value in colour_in(tracks, i))
     return ColorRGBA(r=red, g=green, b=blue, a=1.0)
-
-
-def rays(
-    points: NDArray[np.floating], info: CameraInfo, rectified: bool = False
-) -> NDArray[np.float64]:
-    """Return where the rays through points of an image meet the plane one metre ahead.
-
-    Parameters
-    ----------
-    points: (N, 2) x, y in pixels, (0, 0) the outer corner of the top-left pixel.
-    info: calibration of the camera.
-    rectified: whether the image is: P describes it then; else K and the distortion.
-
-    Returns
-    -------
-    (N, 2) x to the right, y down (REP 103), metres in the optical frame; NaN for a point that no
-    ray is seen at, for example outside the circle of a fisheye lens.
-
-    Raises
-    ------
-    ValueError
-        When the camera is not calibrated, or distorts in a way that is not known here.
-
-    """
-    matrix = np.reshape(info.p, (3, 4))[:, :3] if rectified else np.reshape(info.k, (3, 3))
-    if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
-        raise ValueError('camera_info says that the camera is not calibrated')
-    # In calibrations (0, 0) is the centre of the top-left pixel.
-    pixels = np.asarray(points, np.float64).reshape(-1, 1, 2) - 0.5
-    plain = (pixels[:, 0] - matrix[:2, 2]) / (matrix[0, 0], matrix[1, 1])
-    d = np.asarray(info.d, np.float64)
-    if rectified or not d.any() or not len(pixels):
-        return plain
-    models: dict[str, Any] = {
-        'plumb_bob': cv2,
-        'rational_polynomial': cv2,
-        'equidistant': cv2.fisheye,
-    }
-    model = models.get(info.distortion_model)
-    if model is None:
-        raise ValueError(f"the distortion_model '{info.distortion_model}' is not known here")
-    zero = np.zeros(3)
-    try:
-        found = model.undistortPoints(pixels, matrix, d).reshape(-1, 2)
-        ahead = np.insert(found, 2, 1.0, axis=1)[:, None]
-        seen, _ = model.projectPoints(ahead, zero, zero, matrix, d)
-    except cv2.error as error:
-        raise ValueError(f'camera_info has a distortion of {len(d)} numbers') from error
-    # Where there is no solution, the iteration ends somewhere.
-    with np.errstate(invalid='ignore'):
-        wrong = ~(np.abs(seen - pixels).reshape(-1, 2).max(axis=1) < _TOLERANCE)
-    found[wrong] = np.nan
-    return np.asarray(found)
 
 
 def ages_to_metrics(ages_ms: Sequence[float], source: str, start: Time, stop: Time) -> Any:

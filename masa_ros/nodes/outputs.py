@@ -13,7 +13,7 @@ from rclpy.duration import Duration
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import ImageMarker, MarkerArray
 
@@ -36,6 +36,10 @@ class Outputs:
     tracks_qos: profile of the tracks by name.
     event: takes what happens that costs no image: name, text, count.
 
+    Attributes
+    ----------
+    rectified: whether the images are, by the name of their topic.
+
     """
 
     def __init__(
@@ -47,7 +51,7 @@ class Outputs:
     ) -> None:
         self._node, self._event = node, event
         image = node.resolve_topic_name(f'{prefix}image_raw')
-        self._rectified = 'rect' in image.rpartition('/')[2]  # as image_proc names them
+        self.rectified = 'rect' in image.rpartition('/')[2]  # as image_proc names them
         self._names: dict[int, str] = {}
         self._told = False
         self._all: list[Any] = []
@@ -65,6 +69,7 @@ class Outputs:
         self._camera_info = create(CameraInfo, 'camera_info', results)
         self._overlay = create(Image, 'overlay', view)
         self._label_mask = create(Image, 'label_mask', view)
+        self._points = create(PointCloud2, 'points', view)
         self._markers = create(ImageMarker, 'markers', view)
         self._marker_array = create(MarkerArray, 'marker_array', view)
         self._detections = self._label_info = self._annotations = self._metrics = None
@@ -92,8 +97,7 @@ class Outputs:
 
         """
         frame, tracks, names = result
-        stamp = messages.ns_to_stamp(frame.stamp_ns if frame.stamped else 0)
-        header = Header(stamp=stamp, frame_id=frame.frame_id)
+        header = messages.header_of(frame)
         shape = frame.shape
         self._tracks.publish(
             messages.tracks_to_msg(tracks, header, shape, model, embeddings, names)
@@ -107,6 +111,8 @@ class Outputs:
         if self._label_mask.get_subscription_count():
             labels = messages.label_mask(tracks, shape)
             self._label_mask.publish(messages.array_to_image(labels, 'mono16', header))
+        if tracks.points is not None and self._points.get_subscription_count():
+            self._points.publish(messages.tracks_to_points(tracks, header))
         if self._markers.get_subscription_count():
             self._markers.publish(messages.tracks_to_marker(tracks, header))
         if self._detections is not None and self._detections.get_subscription_count():
@@ -138,7 +144,7 @@ class Outputs:
         if info is not None:
             try:
                 markers = messages.tracks_to_marker_array(
-                    tracks, header, info, self._rectified, names
+                    tracks, header, info, self.rectified, names
                 )
             except ValueError as error:
                 problem = str(error)

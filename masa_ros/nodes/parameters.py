@@ -142,12 +142,22 @@ class Parameters:
         node = self._node
         while True:
             wanted = {each.name: each for each in options.listed(NodeConfig, self._values())}
-            new = [each for name, each in wanted.items() if name not in self._declared]
+            new = [each for name, each in wanted.items() if self._declared.get(name) != each]
             if not new:
                 break
             for each in new:
-                node.declare_parameter(each.name, each.default, descriptor(each))
-                self._declared[each.name] = each
+                self._declare_one(each)
         for name in self._declared.keys() - wanted.keys():
             node.undeclare_parameter(name)
             del self._declared[name]
+
+    def _declare_one(self, each: Option) -> None:
+        """Declare a parameter, also anew: methods have options of one name and other defaults."""
+        node, value, changed = self._node, each.default, False
+        if (old := self._declared.get(each.name)) is not None:
+            now = node.get_parameter(each.name).value
+            changed = now != old.default
+            value = now if changed else value
+            node.undeclare_parameter(each.name)
+        node.declare_parameter(each.name, value, descriptor(each), ignore_override=changed)
+        self._declared[each.name] = each

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, Transition
@@ -29,16 +31,20 @@ from tqdm import tqdm
 
 from masa_ros import options
 from masa_ros.errors import ImageError, MasaError
+from masa_ros.masks import msg_fields
 from masa_ros.msg import TrackedInstanceArray
 from masa_ros.nodes import messages
 from masa_ros.nodes.parameters import NodeConfig
 from masa_ros.nodes.qos import profile
+from masa_ros.recordings.prompts import PromptAnswer, RecordedPrompt, answered, every_answer
 from masa_ros.recordings.recorder import Recorder
 from masa_ros.recordings.sources import Source
-from masa_ros.types import Frame, Result
+from masa_ros.srv import AddObject, CorrectObject
+from masa_ros.types import Frame, Prompt, Result
 
 _START_SECONDS = 120.0  # torch alone may need half of it on a small machine
 _PATIENCE_SECONDS = 10.0
+_QUIET_SECONDS = 2.0  # after which no more tracks are awaited
 _SHIFT_NS = 1_000_000_000  # a recording that begins at 0: no stamp, to ROS
 
 _HEAD = struct.Struct('<qdq')  # before each message in the file: number, milliseconds, bytes
@@ -78,17 +84,23 @@ def _node_arguments(config: NodeConfig, namespace: str) -> list[str]:
 
 
 def play(
-    source: Source, config: NodeConfig, recorder: Recorder, max_frames: int = 0
+    source: Source,
+    config: NodeConfig,
+    recorder: Recorder,
+    max_frames: int = 0,
+    prompts: Sequence[RecordedPrompt] = (),
 ) -> dict[str, Any]:
     """Play a recording at the pace of its stamps, then record what came back.
 
-    The answers wait in a temporary file, so that neither pictures nor files take the processor
+    Prompts are made when the tracks of their image have come; until then the recording waits.
+    Answers wait in a temporary file, so that neither pictures nor files take the processor
     from the node while it works.
 
     Returns
     -------
-    The figures frames_in, frames_skipped and device. The recorder takes the milliseconds from the
-    publication of each tracked image to the arrival of its tracks.
+    The figures frames_in, frames_skipped and device; where prompts are given, what became of each:
+    the fields of ``PromptAnswer``. The recorder takes the milliseconds from the publication of
+    each tracked image to the arrival of its tracks.
 
     Raises
     ------
@@ -104,7 +116,8 @@ def play(
     process = subprocess.Popen(command, cwd='/')
     with tempfile.TemporaryFile() as spool:
         try:
-            figures = _Player(namespace, context, process, spool).run(source, max_frames)
+            player = _Player(namespace, context, process, spool)
+            figures = player.run(source, max_frames, prompts)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
@@ -166,8 +179,11 @@ class _Player:
         )
         self._state = self._node.create_client(GetState, 'masa_tracker/get_state')
         self._change = self._node.create_client(ChangeState, 'masa_tracker/change_state')
+        self._add = self._node.create_client(AddObject, 'masa_tracker/add_object')
+        self._correct = self._node.create_client(CorrectObject, 'masa_tracker/correct_object')
         self._sent: collections.deque[_Sent] = collections.deque()
         self._answers = 0
+        self._prompts: dict[int, PromptAnswer] = {}
 
     def _on_tracks(self, message: TrackedInstanceArray) -> None:
         now = time.monotonic()
@@ -208,7 +224,34 @@ class _Player:
             self._spin_until(time.monotonic() + 0.2)
         raise PlayerError(f'the node was not active within {_START_SECONDS:.0f} s')
 
-    def run(self, source: Source, max_frames: int) -> dict[str, Any]:
+    def _ask(self, index: int, prompt: Prompt, stamp: Any) -> None:
+        """Let the node do what prompt number ``index`` asks about an image that it has tracked."""
+        fields = {
+            'stamp': stamp,
+            'points': prompt.points.ravel().tolist(),
+            'positive': prompt.positive.tolist(),
+            'box': [] if prompt.box is None else prompt.box.tolist(),
+            'name': prompt.name,
+            **msg_fields(prompt.mask),
+        }
+        if prompt.track_id:
+            request = CorrectObject.Request(track_id=prompt.track_id, **fields)
+            future = self._correct.call_async(request)
+        else:
+            future = self._add.call_async(AddObject.Request(text=prompt.text, **fields))
+        self._executor.spin_until_future_complete(future, timeout_sec=_START_SECONDS)
+        answer = future.result() if future.done() else None
+        if answer is None:
+            raise PlayerError(f'a prompt was not answered within {_START_SECONDS:.0f} s')
+        if answer.success:
+            ids = np.array([each.track_id for each in answer.instances], np.int64)
+            self._prompts[index] = answered(index, ids)
+        else:
+            self._prompts[index] = PromptAnswer(index, 0, answer.message)
+
+    def run(
+        self, source: Source, max_frames: int, prompts: Sequence[RecordedPrompt]
+    ) -> dict[str, Any]:
         self._wait_until_active()
         count, shift_ns = 0, 0
         last_ns, due = 0, 0.0
@@ -235,20 +278,30 @@ class _Player:
             self._sent.append(_Sent(index, stamp_ns, time.monotonic()))
             self._images.publish(message)
             count += 1
-        self._drain()
+            asked = [i for i, recorded in enumerate(prompts) if recorded.frame == index]
+            if asked:
+                self._drain(_START_SECONDS)
+                for i in asked:
+                    self._ask(i, prompts[i].prompt, stamp)
+                due = time.monotonic()
+        self._drain(_QUIET_SECONDS)
         if self._sent:
             self._deactivate()
-            self._drain()
+            self._drain(_QUIET_SECONDS)
         if not self._answers:
             raise PlayerError(f'{count} images were sent, no tracks came back')
         device = str(self._device())
         skipped = count - self._answers
-        return {'frames_in': count, 'frames_skipped': skipped, 'device': device}
+        figures = {'frames_in': count, 'frames_skipped': skipped, 'device': device}
+        if not prompts:
+            return figures
+        answers = every_answer(self._prompts, len(prompts))
+        return figures | {'prompts': [dataclasses.asdict(answer) for answer in answers]}
 
-    def _drain(self) -> None:
-        """Wait for the last tracks: until all are here, or none came for a while."""
+    def _drain(self, patience: float) -> None:
+        """Wait for the last tracks: until all are here, or none came for so many seconds."""
         seen, quiet_since = -1, time.monotonic()
-        while self._sent and time.monotonic() - quiet_since < 2.0:
+        while self._sent and time.monotonic() - quiet_since < patience:
             if self._answers != seen:
                 seen, quiet_since = self._answers, time.monotonic()
             self._spin_until(time.monotonic() + 0.1)

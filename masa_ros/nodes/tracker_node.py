@@ -25,6 +25,7 @@ from masa_ros.nodes import diagnostics
 from masa_ros.nodes.camera import Listener
 from masa_ros.nodes.diagnostics import Statistics
 from masa_ros.nodes.parameters import NodeConfig, Parameters
+from masa_ros.nodes.prompts import Prompts
 from masa_ros.nodes.work import Work
 
 LoadMethod = Callable[[str, Any, Log], Method[Any]]
@@ -62,6 +63,7 @@ class TrackerNode(LifecycleNode):
         self._work: Work | None = None
         self._statistics: dict[str, Statistics] = collections.defaultdict(Statistics)
         self._highest_id = 0
+        self._prompts = Prompts(self, lambda: self._work)
         try:
             self._options = Parameters(self)
         except Exception:
@@ -150,6 +152,7 @@ class TrackerNode(LifecycleNode):
         assert self._work is not None
         try:
             self._work.start()
+            self._prompts.listen()
         except ConfigError as error:
             self.get_logger().error(f'cannot start: {error}')
             self._work.stop()
@@ -159,6 +162,7 @@ class TrackerNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening; the images in work are still published."""
+        self._prompts.close()
         if self._work is not None:
             self._work.stop()
         return super().on_deactivate(state)
@@ -179,6 +183,7 @@ class TrackerNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _forget(self) -> None:
+        self._prompts.close()
         work, self._work, self._config = self._work, None, None
         if work is not None:
             self._highest_id = max(self._highest_id, work.close())

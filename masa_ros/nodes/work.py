@@ -7,16 +7,18 @@ Nothing that happens to an image ends the thread or the node: what fails is coun
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rclpy.lifecycle import LifecycleNode
 
 from masa_ros import options
+from masa_ros.errors import PromptError
 from masa_ros.methods import Method
 from masa_ros.models.devices import free_memory, lost_device
 from masa_ros.nodes import diagnostics
@@ -26,8 +28,10 @@ from masa_ros.nodes.inputs import Arrival
 from masa_ros.nodes.parameters import NodeConfig
 from masa_ros.nodes.worker import NewestWorker
 from masa_ros.streams.numbering import Numbering
+from masa_ros.streams.stream import Stream
 from masa_ros.types import Frame
 
+T = TypeVar('T')
 Load = Callable[[NodeConfig], Method[Any]]
 """Makes the method that a configuration asks for."""
 
@@ -135,6 +139,20 @@ class Work:
             if camera.name == name and self.active:
                 camera.inputs.take(message)
 
+    def ask(self, camera: Camera, job: Callable[[Stream[Any]], T]) -> concurrent.futures.Future[T]:
+        """Let something be done with a camera's stream, between two images.
+
+        Raises
+        ------
+        PromptError
+            When the node is not active or too much is asked for; in the future when it cannot be
+            done.
+
+        """
+        if self._worker is None:
+            raise PromptError('the node is not active')
+        return self._worker.submit(lambda: self._ask(camera, job))
+
     def waiting(self, camera: Camera) -> int:
         """Return how many images of a camera wait for their turn."""
         return self._worker.waiting(camera) if self._worker is not None else 0
@@ -155,6 +173,14 @@ class Work:
         if now - self._mistake_logged >= 5.0:
             self._mistake_logged = now
             self._node.get_logger().error(diagnostics.with_trace(text, error))
+
+    def _ask(self, camera: Camera, job: Callable[[Stream[Any]], T]) -> T:
+        try:
+            return camera.ask(job)
+        except Exception as error:
+            if lost_device(error.__cause__ or error):
+                self._on_device_failure(error)
+            raise
 
     def _process(self, arrivals: dict[Camera, Arrival]) -> None:
         """Read, encode, track and publish an image of each of these cameras."""

@@ -8,10 +8,15 @@ from masa_ros.propagators.deaot import DeaotPropagator, DeaotPropagatorConfig
 from masa_ros.propagators.deva import DevaPropagator, DevaPropagatorConfig
 from masa_ros.propagators.nano import NanoPropagator, NanoPropagatorConfig
 from masa_ros.propagators.protocol import PropagatorKind
+from masa_ros.propagators.transformers import (
+    TransformersPropagator,
+    TransformersPropagatorConfig,
+)
 
 PROPAGATORS: dict[str, PropagatorKind] = {
     'nano': PropagatorKind(NanoPropagatorConfig, NanoPropagator.load),
     'deva': PropagatorKind(DevaPropagatorConfig, DevaPropagator.load),
     'deaot': PropagatorKind(DeaotPropagatorConfig, DeaotPropagator.load),
+    'transformers': PropagatorKind(TransformersPropagatorConfig, TransformersPropagator.load),
 }
 """All propagators by name, the default first."""

@@ -7,11 +7,17 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
 from masa_ros.models import nano_weights
 from masa_ros.models.devices import choose_device
 from masa_ros.models.nano_propagation import NanoPropagation, NanoSizes
 from masa_ros.models.preprocess import fitted_size
 from masa_ros.options import option
+from masa_ros.propagators.deva.memory import DevaMemory, Encoded
 from masa_ros.propagators.deva.options import MemoryConfig
 from masa_ros.propagators.deva.placement import Placement
 from masa_ros.propagators.deva.propagator import MemoryPropagator
@@ -24,11 +30,22 @@ class NanoPropagatorConfig(MemoryConfig):
 
     weights: str = option('', "file of the network's weights; '' is the one that is shipped")
     size: int = option(512, 'long side that images are resized to, pixels', 64, 4096)
-    mem_every: int = option(3, 'every so many frames one is remembered', 1, 1000)
-    max_mid: int = option(6, 'frames in the working memory at which it is condensed', 2, 1000)
-    min_mid: int = option(3, 'frames that stay in it then: the first and the last', 1, 999)
-    prototypes: int = option(64, 'places that are kept each time', 1, 10_000)
-    max_long: int = option(1000, 'most of them that are held', 2, 1_000_000)
+    mem_every: int = option(3, 'every so many frames one is remembered', 1, 1000, live=True)
+    max_mid: int = option(
+        6, 'frames in the working memory at which it is condensed', 2, 1000, live=True
+    )
+    min_mid: int = option(
+        3, 'frames that stay in it then: the first and the last', 1, 999, live=True
+    )
+    prototypes: int = option(64, 'places that are kept each time', 1, 10_000, live=True)
+    max_long: int = option(1000, 'most of them that are held', 2, 1_000_000, live=True)
+    min_piece: float = option(
+        0.1,
+        'pieces of a mask smaller than this share of its largest one are taken for mistakes',
+        0,
+        1,
+        live=True,
+    )
 
     def placement(self, height: int, width: int) -> Placement:
         """See ``MemoryConfig``."""
@@ -36,10 +53,47 @@ class NanoPropagatorConfig(MemoryConfig):
         return Placement(height, width, *fitted, antialias=True, multiple=NanoPropagation.STRIDE)
 
 
+class NanoMemory(DevaMemory):
+    """See ``DevaMemory``. Small pieces of masks are neither answered nor remembered."""
+
+    def _segment(self, encoded: Encoded) -> tuple[Tensor, dict[int, Tensor]]:
+        masks, updates = super()._segment(encoded)
+        config: NanoPropagatorConfig = self._propagator.config
+        return without_small_pieces(masks, config.min_piece), updates
+
+
+def without_small_pieces(masks: Tensor, least: float) -> Tensor:
+    """Give the pixels of small pieces to the background, in place.
+
+    Parameters
+    ----------
+    masks: (1 + N, H, W) probabilities, background first.
+    least: share of the largest piece of what is most probable below which one is small.
+
+    """
+    labels = masks.max(0).indices.to(torch.uint8).cpu().numpy()
+    small = np.zeros(labels.shape, np.bool_)
+    for label in range(1, len(masks)):
+        inside = (labels == label).astype(np.uint8)
+        _, pieces, stats, _ = cv2.connectedComponentsWithStats(inside)
+        areas = stats[:, cv2.CC_STAT_AREA]
+        few = areas < least * areas[1:].max(initial=0)
+        few[0] = False  # all around them
+        small |= few[pieces]
+    if small.any():
+        where = torch.from_numpy(small).to(masks.device)
+        masks[:, where], masks[0, where] = 0, 1
+    return masks
+
+
 class NanoPropagator(MemoryPropagator):
     """See ``MemoryPropagator``."""
 
     model = 'nano'
+
+    def memory(self) -> NanoMemory:
+        """Begin to remember; see ``Propagator``."""
+        return NanoMemory(self)
 
     @classmethod
     def load(cls, config: NanoPropagatorConfig, device: str) -> NanoPropagator:

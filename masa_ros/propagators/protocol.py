@@ -84,6 +84,10 @@ class Propagator(Protocol[E]):
         """Begin to remember."""
         ...
 
+    def configure(self, config: Any) -> None:
+        """Take new values of the options that are live; memories follow from the next frame on."""
+        ...
+
     def facts(self) -> Mapping[str, Any]:
         """Return what was loaded, for diagnostics."""
         ...

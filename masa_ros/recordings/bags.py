@@ -140,6 +140,7 @@ class BagWriter:
                     state=int(tracks.states[i]),
                     class_name=class_name(int(tracks.labels[i]), result.class_names),
                     class_id=int(tracks.labels[i]),
+                    name=tracks.names[i],
                     score=float(tracks.scores[i]),
                     x_min=x_min,
                     y_min=y_min,

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from masa_ros.masks import mask_from_coco_rle
 from masa_ros.types import Prompt
 
 FORMAT = 'masa_ros.prompts/1'
-_KEYS = {'frame', 'track_id', 'points', 'positive', 'box', 'mask', 'text'}
+_KEYS = {'frame', 'track_id', 'points', 'positive', 'box', 'mask', 'text', 'name'}
 
 
 class RecordedPrompt(NamedTuple):
@@ -25,6 +26,36 @@ class RecordedPrompt(NamedTuple):
 
     frame: int
     prompt: Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptAnswer:
+    """What became of a prompt.
+
+    Attributes
+    ----------
+    index: of the prompt in its file.
+    track_id: the track that it became, 0 where it could not be followed.
+    problem: why it could not.
+
+    """
+
+    index: int
+    track_id: int
+    problem: str = ''
+
+
+def answered(index: int, track_ids: NDArray[np.int64]) -> PromptAnswer:
+    """Return the answer to a prompt that became some tracks, or none."""
+    if not len(track_ids):
+        return PromptAnswer(index, 0, 'nothing was found there')
+    return PromptAnswer(index, int(track_ids[0]))
+
+
+def every_answer(known: Mapping[int, PromptAnswer], count: int) -> list[PromptAnswer]:
+    """Return one answer a prompt, by its index; a prompt whose image never came has none yet."""
+    missing = 'the recording has no image of this number that could be tracked'
+    return [known.get(index, PromptAnswer(index, 0, missing)) for index in range(count)]
 
 
 def read_prompts(path: Path) -> list[RecordedPrompt]:
@@ -64,9 +95,9 @@ def _prompt(item: dict[str, Any]) -> RecordedPrompt:
     box, mask = item.get('box'), item.get('mask')
     if signs is not None and not all(isinstance(sign, bool) for sign in signs):
         raise ValueError('positive holds something else than true and false')
-    text = item.get('text') or ''
-    if not isinstance(text, str):
-        raise ValueError('text is no string')
+    text, name = (item.get(key) or '' for key in ('text', 'name'))
+    if not isinstance(text, str) or not isinstance(name, str):
+        raise ValueError('text or name is no string')
     prompt = Prompt(
         stamp_ns=0,
         track_id=track_id,
@@ -75,6 +106,7 @@ def _prompt(item: dict[str, Any]) -> RecordedPrompt:
         box=None if box is None else _box(box),
         mask=None if mask is None else mask_from_coco_rle(mask),
         text=text,
+        name=name,
     )
     if not prompt.kinds:
         raise ValueError('neither points, box, mask nor text')

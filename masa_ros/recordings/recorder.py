@@ -7,7 +7,9 @@ from __future__ import annotations
 import array
 import collections
 import contextlib
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 
 from masa_ros import overlay
 from masa_ros.recordings.bags import TRACKS_TYPE, BagWriter
+from masa_ros.recordings.prompts import RecordedPrompt
 from masa_ros.recordings.tracks_file import TrackedFrame, TracksWriter
 from masa_ros.recordings.video import VideoWriter
 from masa_ros.types import Result
@@ -28,6 +31,15 @@ class Recorder:
 
     What it remembers does not grow with the recording, but for a number a frame and a track.
 
+    Parameters
+    ----------
+    folder: is made.
+    model: what the tracks are said to be of.
+    fps: of the video.
+    video: whether one is drawn.
+    points: whether tracks.json has the points that tracks are followed by.
+    prompts: shown in the video for a second from their image on.
+
     Attributes
     ----------
     tracked, refused: number of images.
@@ -36,9 +48,19 @@ class Recorder:
 
     """
 
-    def __init__(self, folder: Path, model: str, fps: float, video: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        fps: float,
+        video: bool = True,
+        prompts: Sequence[RecordedPrompt] = (),
+        points: bool = False,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.model = folder, model
+        self._prompts, self._shown = prompts, max(round(fps), 1)
+        self._points = points
         self.tracked = self.refused = 0
         self.reasons: dict[str, str] = {}
         self.events: collections.Counter[str] = collections.Counter()
@@ -74,12 +96,17 @@ class Recorder:
         self._instances += len(tracks)
         self._ids.update(tracks.track_ids.tolist())
         shape = frame.shape
+        written = tracks if self._points else dataclasses.replace(tracks, points=None)
         self._tracks.write(
-            TrackedFrame(index, name, frame.stamp_ns, *shape, tracks, result.class_names)
+            TrackedFrame(index, name, frame.stamp_ns, *shape, written, result.class_names)
         )
         self._bag.write_tracks(result, self.model)
         if self._video is not None:
-            self._video.write(overlay.draw(frame.image, tracks, result.class_names))
+            drawn = overlay.draw(frame.image, tracks, result.class_names)
+            for number, prompt in self._prompts:
+                if number <= index < number + self._shown:
+                    overlay.point_out(drawn, prompt)
+            self._video.write(drawn)
 
     def refuse(self, name: str, reason: str) -> None:
         """Note an image that could not be used."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from masa_ros.errors import SourceError
 from masa_ros.masks import coco_rle, mask_from_coco_rle
-from masa_ros.types import Instances, Mask, TrackState, class_name
+from masa_ros.types import Instances, Mask, TrackedPoints, TrackState, class_name
 
 FORMAT = 'masa_ros.tracks/1'
 
@@ -79,6 +79,8 @@ def _to_json(frame: TrackedFrame) -> dict[str, Any]:
                 'class_name': class_name(int(tracks.labels[i]), frame.class_names),
                 'box': [round(float(v), 2) for v in tracks.boxes[i]],
                 'mask': None if mask is None else coco_rle(mask, frame.height, frame.width),
+                **({'name': tracks.names[i]} if tracks.names[i] else {}),
+                **_points_to_json(tracks.points[i] if tracks.points is not None else None),
             }
         )
     return {
@@ -88,6 +90,18 @@ def _to_json(frame: TrackedFrame) -> dict[str, Any]:
         'height': frame.height,
         'width': frame.width,
         'instances': instances,
+    }
+
+
+def _points_to_json(points: TrackedPoints | None) -> dict[str, Any]:
+    if points is None:
+        return {}
+    return {
+        'points': {
+            'xy': [[round(float(v), 2) for v in point] for point in points.points],
+            'visible': points.visible.tolist(),
+            'positive': points.positive.tolist(),
+        }
     }
 
 
@@ -111,6 +125,7 @@ def _from_json(frame: dict[str, Any]) -> TrackedFrame:
     index, stamp_ns, height, width = (
         _whole(frame[key]) for key in ('index', 'stamp_ns', 'height', 'width')
     )
+    followed = any(i.get('points') for i in items)
     instances = Instances(
         boxes=np.array([i['box'] for i in items], np.float32).reshape(-1, 4),
         scores=np.array([i['score'] for i in items], np.float32),
@@ -118,6 +133,8 @@ def _from_json(frame: dict[str, Any]) -> TrackedFrame:
         masks=tuple(_mask(i['mask'], height, width) for i in items),
         track_ids=np.array([_whole(i['track_id']) for i in items], np.int64),
         states=np.array([TrackState[i['state'].upper()] for i in items], np.uint8),
+        names=tuple(str(i.get('name', '')) for i in items),
+        points=tuple(_points(i.get('points')) for i in items) if followed else None,
     )
     names = {_whole(i['class_id']): str(i['class_name']) for i in items if i.get('class_name')}
     return TrackedFrame(index, str(frame['source']), stamp_ns, height, width, instances, names)
@@ -127,6 +144,16 @@ def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f'{value!r} is no whole number')
     return value
+
+
+def _points(given: Any) -> TrackedPoints | None:
+    if not given:
+        return None
+    xy = np.array(given['xy'], np.float32).reshape(-1, 2)
+    signs = [np.array(given[name], np.bool_) for name in ('visible', 'positive')]
+    if any(each.shape != (len(xy),) for each in signs):
+        raise ValueError('points need one flag each')
+    return TrackedPoints(xy, *signs)
 
 
 def _mask(rle: Any, height: int, width: int) -> Mask | None:

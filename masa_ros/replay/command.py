@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from masa_ros.evaluation.command import report
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.methods import METHODS
 from masa_ros.recordings.detections import read_detections
-from masa_ros.recordings.prompts import read_prompts
+from masa_ros.recordings.prompts import RecordedPrompt, read_prompts
 from masa_ros.recordings.recorder import Recorder
 from masa_ros.recordings.sources import Source, open_source
 from masa_ros.recordings.tracks_file import read_tracks
@@ -26,8 +27,8 @@ from masa_ros.streams.stream import Stream, StreamConfig
 _DEFAULTS = {'runtime': 'eager', 'warm_start': False}
 
 COMMON = (
-    *('source', 'output', 'ground_truth', 'detections', 'prompts', 'topic', 'max_frames'),
-    *('realtime', 'no_overlay', 'method', 'model', 'device'),
+    *('source', 'output', 'ground_truth', 'detections', 'prompts', 'text', 'topic'),
+    *('max_frames', 'realtime', 'no_overlay', 'method', 'model', 'device'),
 )
 ABSENT = 'only those of what is chosen exist: --method, --detector, ...'
 
@@ -59,6 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument(
         '--prompts', type=Path, metavar='FILE', help='objects to track, pointed at or named: json'
     )
+    parser.add_argument(
+        '--text',
+        metavar='WORDS',
+        help="look for what answers to words as in 'person. red cup.': --find words --words WORDS",
+    )
     parser.add_argument('--topic', default='', help='image topic of a bag with several')
     parser.add_argument(
         '--fps', type=float, default=0.0, help='rate of a folder of images (its meta.json, or 10)'
@@ -71,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     )
     parser.add_argument(
         '--ros', action='store_true', help='through DDS and a node process of its own'
+    )
+    parser.add_argument(
+        '--points',
+        action='store_true',
+        help='write the points that tracks are followed by to tracks.json: sam_pt, not --ros',
     )
     parser.add_argument('--no-overlay', action='store_true', help='write no overlay.mp4')
     methods.add_arguments(parser, arguments, _DEFAULTS)
@@ -85,15 +96,19 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ('detections', 'prompts'):
         if arguments.ros and getattr(arguments, name):
             raise ConfigError(f'--{name} is for replay in this process; leave out --ros')
+    if arguments.text is not None:
+        arguments.find, arguments.words = 'words', arguments.text
     chosen: Any = options.from_arguments(METHODS[arguments.method].options, arguments)
     rules = options.from_arguments(StreamConfig, arguments)
     model = str(options.values_of(chosen).get('model', arguments.method))
     fps = _rate(source)
-    with Recorder(arguments.output, model, fps, not arguments.no_overlay) as recorder:
+    prompts = read_prompts(arguments.prompts) if arguments.prompts else []
+    video, points = not arguments.no_overlay, arguments.points
+    with Recorder(arguments.output, model, fps, video, prompts, points) as recorder:
         if arguments.ros:
             more = _through_ros(source, arguments, chosen, rules, recorder)
         else:
-            more = _here(source, arguments, chosen, rules, recorder)
+            more = _here(source, arguments, chosen, rules, recorder, prompts)
     if not recorder.tracked:
         reasons = '; '.join(list(recorder.reasons.values())[:3]) or 'it holds no images'
         raise SourceError(f'{arguments.source}: nothing could be tracked: {reasons}')
@@ -117,10 +132,10 @@ def _here(
     chosen: Any,
     rules: StreamConfig,
     recorder: Recorder,
+    prompts: Sequence[RecordedPrompt],
 ) -> dict[str, Any]:
     """Track in this process; returns what else belongs into the summary."""
     given = read_detections(arguments.detections) if arguments.detections else None
-    prompts = read_prompts(arguments.prompts) if arguments.prompts else []
     accepts = METHODS[arguments.method].accepts
     for number, recorded in enumerate(prompts):
         if not recorded.prompt.kinds <= accepts:

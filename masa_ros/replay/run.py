@@ -16,28 +16,11 @@ from tqdm import tqdm
 
 from masa_ros.errors import ImageError, PromptError
 from masa_ros.recordings.detections import GivenDetections
-from masa_ros.recordings.prompts import RecordedPrompt
+from masa_ros.recordings.prompts import PromptAnswer, RecordedPrompt, answered, every_answer
 from masa_ros.recordings.recorder import Recorder
 from masa_ros.recordings.sources import Item, Source
 from masa_ros.streams.stream import Refused, Stream
 from masa_ros.types import Frame, Instances, Result
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptAnswer:
-    """What became of a prompt.
-
-    Attributes
-    ----------
-    index: of the prompt in its file.
-    track_id: the track that it became, 0 where it could not be followed.
-    problem: why it could not.
-
-    """
-
-    index: int
-    track_id: int
-    problem: str = ''
 
 
 class _Open(NamedTuple):
@@ -82,11 +65,7 @@ class Replay:
     @property
     def answers(self) -> list[PromptAnswer]:
         """One answer a prompt; an image that the recording does not have is a problem too."""
-        missing = 'the recording has no image of this number that could be tracked'
-        return [
-            self._answers.get(number, PromptAnswer(number, 0, missing))
-            for number in range(len(self._recorded))
-        ]
+        return every_answer(self._answers, len(self._recorded))
 
     def run(self, source: Source, max_frames: int = 0, realtime: bool = False) -> None:
         """Track all images, or the first ``max_frames``.
@@ -134,13 +113,11 @@ class Replay:
     def _ask(self, number: int, frame: Frame) -> Instances:
         """Follow a prompt made on the image that was just tracked."""
         try:
-            tracks = self._stream.ask(self._recorded[number].prompt)
+            tracks = self._stream.ask(self._recorded[number].prompt).tracks
         except PromptError as error:
             self._answers[number] = PromptAnswer(number, 0, str(error))
             return Instances.empty()
-        track_id = int(tracks.track_ids[0]) if len(tracks) else 0
-        problem = '' if track_id else 'nothing was found there'
-        self._answers[number] = PromptAnswer(number, track_id, problem)
+        self._answers[number] = answered(number, tracks.track_ids)
         return tracks
 
     def _record(self, results: Iterable[Result]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -36,8 +36,9 @@ class StreamConfig:
         live=True,
     )
     held_frames: int = option(
-        10,
-        'recent images that are kept, so that a prompt made on one of them can be followed',
+        30,
+        'recent images that are kept where the method takes prompts: one made on any of them, or '
+        'between them, can be followed',
         1,
         1000,
         live=True,
@@ -83,6 +84,7 @@ class Stream(Generic[E]):
         self._tell = tell
         self._session = method.session()
         self._held: collections.deque[Frame] = collections.deque()
+        self._names: dict[int, str] = {}  # that prompts gave, by the stream's ids
         self._answered: list[Result] = []  # of a session that has ended
         self._last: Frame | None = None
         self._last_arrived_ns = 0
@@ -162,8 +164,11 @@ class Stream(Generic[E]):
         (encoded,) = self.method.encode([admitted])
         return self.update(admitted, encoded, given)
 
-    def ask(self, prompt: Prompt) -> Instances:
-        """Follow a prompt made on a recent frame (stamp 0: on the last one).
+    def ask(self, prompt: Prompt) -> Result:
+        """Follow a prompt made on a recent frame.
+
+        That is the frame nearest to the prompt's stamp among those that are held. A stamp behind
+        all of them, or 0, means the last one: whoever looks at a stream has seen nothing newer.
 
         Returns
         -------
@@ -182,23 +187,57 @@ class Stream(Generic[E]):
             wrong, known = (', '.join(sorted(k)) for k in (prompt.kinds - accepts, accepts))
             what = f'it takes: {known}' if accepts else 'it takes no prompts'
             raise PromptError(f'the method {self.method.name} does not understand {wrong}; {what}')
-        wanted = [f for f in self._held if prompt.stamp_ns in (0, f.stamp_ns)]
-        if not wanted:
-            held = f'{len(self._held)} are held'
-            raise PromptError(f'there is no image of the stamp {prompt.stamp_ns} ns; {held}')
-        frame = wanted[-1]
+        frame = self._seen_at(prompt.stamp_ns)
+        mask = prompt.mask
+        if mask is not None and mask.clipped(*frame.shape) is not mask:
+            height, width = frame.shape
+            raise PromptError(f'the mask reaches beyond the {width}x{height} image')
         track_id = self._numbering.own(prompt.track_id) if prompt.track_id else 0
         if prompt.track_id and not track_id:
             raise PromptError(f'no track has the id {prompt.track_id}')
         (encoded,) = self.method.encode([frame])
         asked = dataclasses.replace(prompt, stamp_ns=frame.stamp_ns, track_id=track_id)
         tracks = self._session.prompt(frame, encoded, asked)
-        return self._finished([Result(frame, tracks)])[0].tracks
+        ids = self._numbering.number(np.asarray(tracks.track_ids, np.int64))
+        if prompt.name:
+            self._names.update(dict.fromkeys(ids.tolist(), prompt.name))
+        return self._finished([Result(frame, tracks)])[0]
+
+    def _seen_at(self, stamp_ns: int) -> Frame:
+        """Return the held frame that somebody saw who points at an image of this stamp."""
+        if not self._held:
+            raise PromptError('no image has been tracked yet')
+        if not stamp_ns or stamp_ns > self._held[-1].stamp_ns:
+            return self._held[-1]
+        gone = self._held[0].stamp_ns - stamp_ns
+        if gone > 0:
+            raise PromptError(
+                f'the image is gone: its stamp is {gone / 1e9:.3g} s before the oldest of the '
+                f'{len(self._held)} that are held (held_frames: {self.config.held_frames})'
+            )
+        return min(self._held, key=lambda frame: abs(frame.stamp_ns - stamp_ns))
 
     def remove(self, track_id: int) -> bool:
         """Forget a track; False where none has this id."""
         own = self._numbering.own(track_id)
+        self._names.pop(track_id, None)
         return bool(own) and self._session.remove(own)
+
+    def keep_only(self, track_ids: Collection[int]) -> list[int]:
+        """Forget all tracks but these; returns the ids that are forgotten.
+
+        Raises
+        ------
+        PromptError
+            Where one of them is not tracked; then nothing is forgotten.
+
+        """
+        ids = self._numbering.number(np.array(self._session.ids(), np.int64)).tolist()
+        unknown = sorted(set(track_ids) - set(ids))
+        if unknown:
+            raise PromptError(f'no track has the id {", ".join(map(str, unknown))}')
+        others = [track_id for track_id in ids if track_id not in track_ids]
+        return [track_id for track_id in others if self.remove(track_id)]
 
     def move(self, method: Method[E]) -> None:
         """Go on with another method; one of the same kind takes the tracks over."""
@@ -208,6 +247,7 @@ class Stream(Generic[E]):
         self._session = method.session(self._session if same else None)
         if not same:
             self._numbering.begin_session()
+            self._names.clear()
         self.method = method
 
     def reset(self) -> None:
@@ -220,6 +260,7 @@ class Stream(Generic[E]):
         finally:
             self._session.reset()
             self._held.clear()
+            self._names.clear()
 
     def finish(self) -> list[Result]:
         """Answer the frames that are still open: no more come, or not soon."""
@@ -255,4 +296,5 @@ class Stream(Generic[E]):
             count = len(result.tracks) - len(tracks)
             self._tell('outside', f'{count} tracks have no area inside the image', count)
         ids = self._numbering.number(np.asarray(tracks.track_ids, np.int64))
-        return dataclasses.replace(tracks, track_ids=ids)
+        names = tuple(self._names.get(track_id, '') for track_id in ids.tolist())
+        return dataclasses.replace(tracks, track_ids=ids, names=names)

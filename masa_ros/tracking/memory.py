@@ -35,6 +35,7 @@ class TrackMemory:
     missed: (T,) int64, frames since then.
     first_ns, last_ns: (T,) int64, stamps of the first and the last detection.
     box_ns: (T,) int64, stamp of the last known box, which may be later.
+    kept: (T,) bool, somebody pointed at it, so that it is not forgotten.
 
     """
 
@@ -55,6 +56,7 @@ class TrackMemory:
     first_ns: NDArray[np.int64]
     last_ns: NDArray[np.int64]
     box_ns: NDArray[np.int64]
+    kept: NDArray[np.bool_]
 
     @classmethod
     def begin(
@@ -89,6 +91,7 @@ class TrackMemory:
             first_ns=stamps,
             last_ns=stamps.copy(),
             box_ns=stamps.copy(),
+            kept=np.zeros(count, np.bool_),
         )
 
     @classmethod
@@ -115,6 +118,13 @@ class TrackMemory:
             for field in dataclasses.fields(self):
                 setattr(self, field.name, getattr(self, field.name)[chosen])
 
+    def continue_as(self, row: int, other: int) -> None:
+        """Let a track go on with all that is known of another one but its identity."""
+        for field in dataclasses.fields(self):
+            if field.name not in ('ids', 'first_ns', 'kept'):
+                values = getattr(self, field.name)
+                values[row] = values[other]
+
     def append(self, other: TrackMemory) -> None:
         """Add the tracks of another memory behind the own ones."""
         for field in dataclasses.fields(self):
@@ -135,3 +145,8 @@ class TrackMemory:
     def confirmed(self) -> NDArray[np.bool_]:
         """True (T,) where the track is not tentative."""
         return self.states != TrackState.TENTATIVE
+
+    @property
+    def absent(self) -> NDArray[np.bool_]:
+        """True (T,) where the last frame had no sight of the track."""
+        return (self.missed > 0) & (self.states != TrackState.COASTED)

@@ -60,6 +60,11 @@ class ReleasedTracker:
         """Return the number of tracks in memory."""
         return len(self.memory.ids)
 
+    @property
+    def ids(self) -> list[int]:
+        """The tracks in memory."""
+        return (self.memory.ids + self._earlier + 1).tolist()
+
     def reset(self) -> None:
         """Forget everything; ``track`` counts from 0 again, ``update`` goes on counting."""
         self._earlier += self.created

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from masa_ros.tracking import geometry
 from masa_ros.tracking.assignment import greedy, optimal
 from masa_ros.tracking.config import TrackerConfig
+from masa_ros.tracking.matching import appearance_of, best_first, off_place, resumed
 from masa_ros.tracking.memory import TrackMemory
-from masa_ros.tracking.similarity import bisoftmax_of, cosine, dots_and_cosines, unit
+from masa_ros.tracking.similarity import cosine, unit
 from masa_ros.types import Instances, Mask, TrackState
 
 Probe = Callable[[NDArray[np.float32]], Instances]
@@ -25,6 +26,7 @@ _NEW_ASPECT = 0.9  # cosine below which a sighting shows a track as it was not s
 _STEADINESS_WEIGHT = 0.2  # of a frame in the share of recent frames with a detection
 _VELOCITY_WEIGHT = 0.25  # of the last movement in the running average of the velocity
 _VELOCITY_SECONDS = 0.5  # the longer ago, the less the last velocity says of where an object is
+_KEPT_SCORE = 0.02  # of what is kept where it should be: somebody said that there is something
 
 
 class Tracker:
@@ -46,6 +48,11 @@ class Tracker:
     def __len__(self) -> int:
         """Return the number of tracks in memory."""
         return 0 if self._memory is None else len(self._memory)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tracks in memory."""
+        return [] if self._memory is None else self._memory.ids.tolist()
 
     def reset(self) -> None:
         """Forget all tracks. Ids already given are not given again."""
@@ -70,8 +77,72 @@ class Tracker:
         del self._masks[track_id]
         return True
 
+    def seen(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the ids and boxes (N, 4) of the tracks in the last frame, tentative ones too."""
+        memory = self._memory
+        if memory is None:
+            return np.zeros(0, np.int64), np.zeros((0, 4))
+        there = ~memory.absent
+        return memory.ids[there], memory.boxes[there]
+
+    def mask(self, track_id: int) -> Mask | None:
+        """Return the mask of a track in the last frame, None where it has none."""
+        return self._masks.get(track_id) if track_id in self.seen()[0] else None
+
+    def point(self, seen: Instances, stamp_ns: int) -> Instances:
+        """Take what somebody points at: these are tracks from now on that are never forgotten.
+
+        What was known of those that exist, but for the time they began, gives way to this.
+
+        Parameters
+        ----------
+        seen: described instances, in ``track_ids`` the tracks that they are; 0: new ones.
+        stamp_ns: of the frame that they are seen in. Where that is an earlier one than the last,
+            the tracks are lost since then: the next frames have to find them.
+
+        Returns
+        -------
+        The same with ids and history.
+
+        """
+        memory = self._prepare(seen)
+        ids, new = seen.track_ids.copy(), seen.track_ids == 0
+        ids[new] = self._next_id + np.arange(new.sum())
+        self._next_id += int(new.sum())
+        began = self._begin(seen, ids, stamp_ns)
+        began.kept[:] = True
+        began.states[:] = TrackState.TRACKED
+        known, rows, old = np.intersect1d(ids, memory.ids, return_indices=True)
+        began.first_ns[rows] = memory.first_ns[old]
+        made = self._tracks(began, np.arange(len(ids)), seen)
+        if stamp_ns < self._now:
+            began.states[:], began.missed[:] = TrackState.LOST, 1
+        memory.keep(~np.isin(memory.ids, known))
+        memory.append(began)
+        return made
+
+    def hold(self, track_id: int) -> None:
+        """Never forget a track: somebody points at it."""
+        memory = self._memory
+        assert memory is not None
+        own = memory.ids == track_id
+        memory.kept |= own
+        memory.states[own & (memory.states == TrackState.TENTATIVE)] = TrackState.TRACKED
+
+    def give_way(self, track_id: int) -> None:
+        """Forget a track that is the same object as another one, unless somebody pointed at it."""
+        memory = self._memory
+        if memory is not None and not memory.kept[memory.ids == track_id].any():
+            self.remove(track_id)
+
     def update(
-        self, detections: Instances, stamp_ns: int, probe: Probe | None = None
+        self,
+        detections: Instances,
+        stamp_ns: int,
+        probe: Probe | None = None,
+        *,
+        coast: bool = True,
+        begin: bool = True,
     ) -> Instances:
         """Continue, start and end tracks with the detections of one frame.
 
@@ -80,6 +151,8 @@ class Tracker:
         detections: untracked instances in any order, boxes in pixels.
         stamp_ns: of the frame; one that lies before the last frame's counts as the same moment.
         probe: where the model can be asked what is in a box; without it no track coasts.
+        coast: False where only tracks that somebody pointed at are looked for with it.
+        begin: False where detections start no tracks.
 
         Returns
         -------
@@ -94,31 +167,24 @@ class Tracker:
             memory.shift(stamp_ns - self._now)
         self._now = stamp_ns
         self._forget(memory, stamp_ns)
-        appearance = self._appearance(found, memory)
+        self._resume(memory, stamp_ns)
+        appearance = appearance_of(found.embeddings, memory)
         expected = self._expect(found, memory, appearance, stamp_ns)
         matched = self._match(found, memory, appearance, expected, stamp_ns)
         self._continue(found, memory, matched, stamp_ns)
-        fresh = self._start(found, memory, matched, stamp_ns)
+        none = np.zeros(0, np.int64)
+        fresh = self._start(found, memory, matched, stamp_ns) if begin else none
         # Where each detection ended up: row in the memory, -1 for nowhere.
         matched[fresh] = len(memory) - len(fresh) + np.arange(len(fresh))
         coasted = None
-        if probe is not None and self.config.coast_seconds > 0:
-            coasted = self._coast(found, memory, matched, expected, stamp_ns, probe)
+        if probe is not None:
+            coasted = self._coast(found, memory, matched, expected, stamp_ns, probe, coast)
         return self._publish(found, memory, matched, coasted)
 
     def _clean(self, detections: Instances) -> Instances:
         """Finite detections, best first, without duplicates."""
-        finite = detections.finite
-        self.rejected += int((~finite).sum())
-        order = np.flatnonzero(finite)
-        order = order[np.argsort(-detections.scores[order], kind='stable')]
-        weak = detections.scores[order] < self.config.distractor_score_thr
-        if weak.any():
-            boxes = detections.boxes[order]
-            overlap = geometry.ious(boxes[weak], boxes)
-            overlap[np.arange(len(order)) >= np.flatnonzero(weak)[:, None]] = 0
-            duplicate = (overlap > self.config.distractor_nms_thr).any(axis=1)
-            order = np.delete(order, np.flatnonzero(weak)[duplicate])
+        self.rejected += int((~detections.finite).sum())
+        order = best_first(detections, self.config)
         if not len(order) and self._memory is not None:
             # Nothing has no size of embeddings either.
             return Instances.empty(self._memory.embeddings.shape[1])
@@ -149,29 +215,20 @@ class Tracker:
         old |= stamp_ns - memory.last_ns > self.config.memory_seconds * 1e9
         if self.config.memory_frames:
             old |= memory.missed >= self.config.memory_frames
+        old &= ~memory.kept
         for track_id in memory.ids[old].tolist():
             del self._masks[track_id]
         memory.keep(~old)
 
-    def _appearance(self, found: Instances, memory: TrackMemory) -> NDArray[np.float32]:
-        """MASA's similarity (D, T): the mean of bi-softmax and cosine (J.4).
-
-        A track that was not seen in the last frame may come back under another aspect: what is
-        most like the detection of all in its gallery stands for it.
-        """
-        dots, cosines = dots_and_cosines(found.embeddings, memory.embeddings)
-        # Without a second aspect the gallery only repeats the first sighting.
-        absent = np.flatnonzero(_absent(memory) & (memory.stored > 1))
-        if len(absent) and len(found):
-            gallery = memory.gallery[absent].swapaxes(0, 1)
-            others = dots_and_cosines(found.embeddings, gallery.reshape(-1, gallery.shape[2]))
-            for values, more in zip((dots, cosines), others):
-                best = more.reshape(len(found), -1, len(absent)).max(axis=1)
-                values[:, absent] = np.maximum(values[:, absent], best)
-        appearance = bisoftmax_of(dots)
-        appearance += cosines
-        appearance *= 0.5
-        return appearance
+    def _resume(self, memory: TrackMemory, stamp_ns: int) -> None:
+        """Let kept tracks that are lost go on as others that began since, see ``resumed``."""
+        pairs = resumed(memory, self.config, stamp_ns)
+        gone = [int(memory.ids[other]) for _, other in pairs]
+        for (row, other), track_id in zip(pairs, gone):
+            self._masks[int(memory.ids[row])] = self._masks[track_id]
+            memory.continue_as(row, other)
+        for track_id in gone:
+            self.remove(track_id)
 
     def _expect(
         self,
@@ -192,7 +249,7 @@ class Tracker:
         if self.config.camera_motion and appearance.size:
             best = appearance.argmax(axis=1)
             rows = np.arange(len(found))
-            pair = (appearance.argmax(axis=0)[best] == rows) & ~_absent(memory)[best]
+            pair = (appearance.argmax(axis=0)[best] == rows) & ~memory.absent[best]
             pair &= (appearance[rows, best] > self.config.reid_score_thr) & self._sure(found)
             if pair.sum() >= _CAMERA_PAIRS:
                 off = geometry.centres(found.boxes[pair]) - geometry.centres(expected[best[pair]])
@@ -224,20 +281,14 @@ class Tracker:
         if not appearance.size:
             return matched
         config = self.config
-        elapsed = np.maximum(stamp_ns - memory.box_ns, 0) * 1e-9
-        side = geometry.sides(memory.boxes)
-        reach = side * (config.max_distance + config.max_speed * elapsed) + 1e-6
-        growth = config.max_resize + config.max_speed / 2 * elapsed + 1e-6
-        # Squares of distance and resize in units of what is allowed.
-        distance = _squares(geometry.centres(found.boxes), geometry.centres(expected), reach)
-        resize = _squares(np.log(geometry.sides(found.boxes))[:, None], np.log(side), growth)
+        distance, resize = off_place(found.boxes, memory, expected, config, stamp_ns)
         place = np.exp(-(distance + resize))
         score = appearance + np.float32(config.motion_weight) * (place - appearance)
 
         possible = (distance <= 4) & (resize <= 4) & (score > config.match_score_thr)
         # After an absence another object may stand there, or the same one elsewhere:
         # appearance decides.
-        absent = _absent(memory)
+        absent = memory.absent
         if absent.any():
             possible &= ~absent | (appearance > config.match_score_thr)
             possible |= (absent & memory.confirmed) & (appearance > config.reid_score_thr)
@@ -326,22 +377,27 @@ class Tracker:
         if not len(fresh):
             return fresh
         new = found[fresh]
-        started = TrackMemory.begin(
-            ids=self._next_id + np.arange(len(fresh), dtype=np.int64),
+        ids = self._next_id + np.arange(len(fresh), dtype=np.int64)
+        started = self._begin(new, ids, stamp_ns)
+        trusted = (new.scores > config.confirm_score) | (config.confirm_frames <= 1)
+        started.states[trusted] = TrackState.TRACKED
+        self._next_id += len(fresh)
+        memory.append(started)
+        return fresh
+
+    def _begin(self, new: Instances, ids: NDArray[np.int64], stamp_ns: int) -> TrackMemory:
+        """Return tentative tracks of instances."""
+        self._masks.update(zip(ids.tolist(), new.masks or (None,) * len(new)))
+        return TrackMemory.begin(
+            ids=ids,
             boxes=new.boxes,
             embeddings=new.embeddings,
             scores=new.scores,
             votes=self._votes(new),
             labels=new.labels,
-            gallery_size=config.gallery_size,
+            gallery_size=self.config.gallery_size,
             stamp_ns=stamp_ns,
         )
-        trusted = (new.scores > config.confirm_score) | (config.confirm_frames <= 1)
-        started.states[trusted] = TrackState.TRACKED
-        self._next_id += len(fresh)
-        self._masks.update(zip(started.ids.tolist(), new.masks or (None,) * len(fresh)))
-        memory.append(started)
-        return fresh
 
     def _coast(
         self,
@@ -351,6 +407,7 @@ class Tracker:
         expected: NDArray[np.float64],
         stamp_ns: int,
         probe: Probe,
+        coast: bool,
     ) -> tuple[Instances, NDArray[np.int64]] | None:
         """Look for tracks that were not detected where they should be.
 
@@ -358,22 +415,25 @@ class Tracker:
         other track more, and is not what another detection already stands for. It says where the
         object is, not how it looks: the remembered appearance stays.
 
+        What somebody pointed at is looked for until it is found, and hardly needs a score.
+
         Returns
         -------
         What was found, and the rows of its tracks in the memory.
 
         """
         config = self.config
-        missing = memory.states == TrackState.LOST
-        missing &= stamp_ns - memory.last_ns <= config.coast_seconds * 1e9
-        missing &= memory.steadiness > config.coast_steady_thr
-        rows = np.flatnonzero(missing)
+        soon = stamp_ns - memory.last_ns <= config.coast_seconds * 1e9
+        soon &= (memory.steadiness > config.coast_steady_thr) & coast & (config.coast_seconds > 0)
+        rows = np.flatnonzero((memory.states == TrackState.LOST) & (soon | memory.kept))
         if not len(rows):
             return None
         there = probe(expected[rows].astype(np.float32))
         cosines = cosine(there.embeddings, memory.embeddings)
         own = cosines[np.arange(len(rows)), rows]
-        good = (there.scores > config.coast_score_thr) & (own > config.coast_look_thr)
+        kept = memory.kept[rows]
+        good = there.scores > np.where(kept, _KEPT_SCORE, config.coast_score_thr)
+        good &= own > config.coast_look_thr
         good &= own >= cosines.max(axis=1)
         # The object may be hidden behind another one, which is what is there now.
         good &= (
@@ -432,23 +492,3 @@ class Tracker:
             first_seen_ns=memory.first_ns[rows],
             frames_since_seen=memory.missed[rows].astype(np.int32),
         )
-
-
-def _absent(memory: TrackMemory) -> NDArray[np.bool_]:
-    """Return True (T,) where the last frame had no sight of the track."""
-    return (memory.missed > 0) & (memory.states != TrackState.COASTED)
-
-
-def _squares(
-    found: NDArray[np.floating], tracks: NDArray[np.floating], allowed: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """Squared distances (D, T) of points (D, n), (T, n) or (T,), in units of ``allowed`` (T,)."""
-    found, tracks = found.astype(np.float32), tracks.astype(np.float32).reshape(len(tracks), -1)
-    scale = (1 / allowed).astype(np.float32)
-    total = np.zeros((len(found), len(tracks)), np.float32)
-    for axis in range(found.shape[1]):
-        off = found[:, axis, None] - tracks[:, axis]
-        off *= scale
-        off *= off
-        total += off
-    return total

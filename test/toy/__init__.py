@@ -83,6 +83,9 @@ class ToySession:
             self._open = (frame, tracks)
         return made
 
+    def ids(self):
+        return list(self.colours)
+
     def remove(self, track_id):
         return self.colours.pop(track_id, None) is not None
 

@@ -39,11 +39,7 @@ def compare_sessions(report: Report, fixtures: Fixtures) -> None:
     """Compare whole sessions with the network: given detections in, tracks out."""
     print('-- deva: sessions')
     network = load_propagator(fixtures).network
-    # As the originals were made: in the blobs of a random network the order of sums tips pixels.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     compare_network_cases(report, network, fixtures.arrays('network.npz'))
-    torch.set_num_threads(threads)
     told = json.loads((fixtures.folder / 'session.json').read_text())
     arrays = fixtures.arrays('session.npz')
     let_propagate(network, arrays)
@@ -160,6 +156,9 @@ class _Nothing:
         """Refuse."""
         raise AssertionError('detections are given')
 
+    def check_words(self, words: Sequence[str]) -> None:
+        """See ``Detector``."""
+
     def facts(self) -> dict[str, Any]:
         """Return nothing."""
         return {}
@@ -179,7 +178,7 @@ class _Propagator(DevaPropagator):
     """Makes such memories."""
 
     def memory(self) -> DevaMemory:
-        return _Memory(self.network, self.config)
+        return _Memory(self)
 
 
 def _seen(memory: Memory[Any]) -> _Memory:
@@ -205,7 +204,8 @@ class _Watched(DevaSession):
         self.told[target.frame.stamp_ns][key] = paint(masks, target.frame.shape)
         return moved
 
-    def _merge(self, frame: Frame, encoded: Any, found: Sequence[Segment]) -> Result:
+    def _merge(self, clip: Any, found: Sequence[Segment]) -> Result:
+        frame = clip.frame
         told = self.told[frame.stamp_ns]
         proposed = [each['id'] for each in self.listed[frame.stamp_ns]]
         if self._clip:
@@ -218,7 +218,7 @@ class _Watched(DevaSession):
             told['consensus'] = [segment.votes for segment in found]
             self._clip = []
         self._pending, known = (found, proposed), len(self.table)
-        result = super()._merge(frame, encoded, found)
+        result = super()._merge(clip, found)
         told['kind'] = 'detection'
         nothing = np.zeros(frame.shape, np.int64)
         told['forward_mask'] = _seen(self._memories[0]).found.argmax(0) if known else nothing
@@ -228,7 +228,7 @@ class _Watched(DevaSession):
         self.numbers.of(self.table, *self._pending)
         return super()._remembered(frame, encoded, seen)
 
-    def _answer(self, frame: Frame, seen: dict[int, Mask]) -> Result:
+    def _answer(self, frame: Frame, encoded: Any, seen: dict[int, Mask]) -> Result:
         told, objects = self.told[frame.stamp_ns], self.table.objects
         told.setdefault('kind', 'propagation')
         told['obj_ids'] = self.numbers.of(self.table, [], [])
@@ -242,7 +242,7 @@ class _Watched(DevaSession):
             told['work_size'] = [b.tokens.size - b.long for b in memory.buckets]
             told['long_size'] = [b.long for b in memory.buckets]
             told['buckets'] = [[released[i] for i in bucket.ids] for bucket in memory.buckets]
-        return super()._answer(frame, seen)
+        return super()._answer(frame, encoded, seen)
 
 
 def _method(network: DevaNetwork, memory: DevaPropagatorConfig, config: DevaConfig) -> Deva:

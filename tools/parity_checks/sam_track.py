@@ -87,11 +87,12 @@ class Group:
     ----------
     report: where the line goes.
     arrays: of the fixtures.
+    title: that all lines begin with.
 
     """
 
-    def __init__(self, report: Report, arrays: dict[str, Array]) -> None:
-        self.report, self.arrays = report, arrays
+    def __init__(self, report: Report, arrays: dict[str, Array], title: str = 'sam_track') -> None:
+        self.report, self.arrays, self.title = report, arrays, title
         self.worst: dict[str, Worst] = {}
 
     def near(self, start: str, frame: str, key: str, ours: Tensor) -> None:
@@ -124,7 +125,7 @@ class Group:
         """Print what was compared."""
         for name, (absolute, relative, where) in self.worst.items():
             figures = f'{absolute:.1e}', f'{relative:.1e}', f'{_EXACT:.0e} std'
-            full = f'sam_track {name} ({where})' if where else f'sam_track {name}'
+            full = f'{self.title} {name} ({where})' if where else f'{self.title} {name}'
             self.report.line(full, *figures, relative <= _EXACT)
 
 

@@ -35,6 +35,7 @@ class Object:
     first_seen_ns: stamp of the frame in which it began.
     layer: objects of different layers may overlap.
     missed: how often in a row detections did not confirm it.
+    pointed_at: by somebody, who wants it kept.
 
     """
 
@@ -43,6 +44,7 @@ class Object:
     first_seen_ns: int
     layer: int = 0
     missed: int = 0
+    pointed_at: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,10 @@ class Table:
         """Return the number of objects."""
         return len(self.objects)
 
+    def find(self, track_id: int) -> Object | None:
+        """Return an object by its id."""
+        return next((each for each in self.objects if each.track_id == track_id), None)
+
     def remove(self, track_ids: Iterable[int]) -> bool:
         """Forget objects, and never give their ids again; False where none has such an id."""
         gone = set(track_ids)
@@ -140,7 +146,7 @@ class Table:
                 assert stroke.found is not None
                 layer = free_layer(stroke.mask, layers[: rules.layers])
                 layers[layer].append(stroke.mask)
-                each = self._begin(stroke.found, stamp_ns, layer)
+                each = self.begin(stroke.found.votes, stamp_ns, layer)
             elif stroke.found is not None:
                 each.votes, each.missed = each.votes.plus([stroke.found.votes]), 0
             elif rules.incremental and stroke.mask.width:
@@ -152,7 +158,11 @@ class Table:
 
     def missed(self, rules: Rules) -> list[int]:
         """Return the ids of the objects that were missed too often, to be removed."""
-        return [each.track_id for each in self.objects if each.missed > rules.max_missed]
+        return [
+            each.track_id
+            for each in self.objects
+            if each.missed > rules.max_missed and not each.pointed_at
+        ]
 
     def _strokes(
         self, propagated: Sequence[Mask], found: Sequence[Segment], rules: Rules
@@ -204,8 +214,9 @@ class Table:
         self.refused += len(new[room:])
         return set(new[room:])
 
-    def _begin(self, segment: Segment, stamp_ns: int, layer: int) -> Object:
-        made = Object(self._next, segment.votes, stamp_ns, layer)
+    def begin(self, votes: Votes, stamp_ns: int, layer: int) -> Object:
+        """Begin an object of which nothing is seen yet."""
+        made = Object(self._next, votes, stamp_ns, layer)
         self._next += 1
         self.objects.append(made)
         return made

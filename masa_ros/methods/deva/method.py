@@ -7,6 +7,7 @@ Cheng et al., "Tracking Anything with Decoupled Video Segmentation" (ICCV 2023).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,20 +15,25 @@ from typing import Any, NamedTuple
 import torch
 
 from masa_ros.errors import PromptError
-from masa_ros.methods.carrying import Carrying, networks, scaled
+from masa_ros.methods import pointing
+from masa_ros.methods.carrying import Carrying, brought, networks
 from masa_ros.methods.deva.consensus import consensus
 from masa_ros.methods.deva.detections import drawn, limited, segments, tracks
-from masa_ros.methods.deva.merging import Table
+from masa_ros.methods.deva.merging import Object, Table
 from masa_ros.methods.deva.options import DevaConfig
 from masa_ros.methods.deva.segments import (
     NOTHING,
     Segment,
     Shape,
+    Votes,
     cut,
     free_layer,
     most_probable,
     stacked,
 )
+from masa_ros.methods.finding import eye, scaled
+from masa_ros.methods.pieces import without
+from masa_ros.methods.pointing import Meant
 from masa_ros.methods.protocol import Log, Session
 from masa_ros.propagators.protocol import Memory
 from masa_ros.types import Frame, Instances, Mask, Prompt, Result
@@ -38,7 +44,6 @@ class Deva(Carrying):
 
     name: str = 'deva'
     options: type = DevaConfig
-    accepts: frozenset[str] = frozenset()
     config: DevaConfig
 
     @classmethod
@@ -52,7 +57,8 @@ class Deva(Carrying):
 
         """
         detector, propagator, device = networks(options)
-        method = cls(detector, propagator, options, device, log)
+        segmenter = eye(detector, device)
+        method = cls(detector, propagator, options, device, log, segmenter)
         method.begin()
         return method
 
@@ -62,17 +68,26 @@ class Deva(Carrying):
 
 
 class _Open(NamedTuple):
-    """A frame that is not answered yet, and the segments found in it."""
+    """A frame that is not answered yet, and the segments found in it.
+
+    Attributes
+    ----------
+    frame, encoded, found: see above.
+    asked: masks that somebody pointed at, by the ids of their objects.
+
+    """
 
     frame: Frame
     encoded: Any
     found: list[Segment]
+    asked: dict[int, Mask]
 
 
 class _Last(NamedTuple):
     """The last frame that was answered, and the mask of every object in it by its id."""
 
     frame: Frame
+    encoded: Any
     seen: dict[int, Mask]
 
 
@@ -114,7 +129,7 @@ class DevaSession:
         self._index, self._vote_at = after._index, after._vote_at
         self._refused, self._deleted = after._refused, after._deleted
         encode = self.method.propagator.encode
-        self._open = [_Open(o.frame, encode([o.frame])[0], o.found) for o in after._open]
+        self._open = [each._replace(encoded=encode([each.frame])[0]) for each in after._open]
         if self._last is not None:
             self._begin_anew(self._last.frame.shape)
 
@@ -132,6 +147,8 @@ class DevaSession:
         most = max(config.detection_every, config.clip_frames)
         self._vote_at = min(self._vote_at, self._index + most - 1)
         looked = bool(self._open) or self._index + config.clip_frames > self._vote_at
+        if given is None and config.find == 'nothing':
+            looked, answered = False, [*answered, *self._close()]
         # A clip that is complete is late where looking failed when it was its time.
         due = self._index >= self._vote_at or len(self._open) + 1 >= config.clip_frames
         self._index += 1
@@ -139,7 +156,7 @@ class DevaSession:
             return [*answered, self._carry_on(frame, encoded)]
         if due:
             self._vote_at = self._index - 1 + config.detection_every
-        self._open.append(_Open(frame, encoded, self._look(frame, given)))
+        self._open.append(_Open(frame, encoded, self._look(frame, given), {}))
         return [*answered, *self._decide()] if due else answered
 
     def _look(self, frame: Frame, given: Instances | None) -> list[Segment]:
@@ -148,7 +165,7 @@ class DevaSession:
         self._names = MappingProxyType({})
         if given is None:
             self._names = getattr(detector, 'class_names', self._names)
-            (given,) = detector.detect([frame])
+            given = self.method.look(frame)
         kept, refused = limited(given, frame.shape, config.max_objects)
         self._refused += refused
         return segments(drawn(kept, frame, detector), frame.shape, config.keep_overlaps)
@@ -164,8 +181,8 @@ class DevaSession:
             if not self.method.config.keep_overlaps:
                 masks = cut(masks, first.frame.shape)
             found = [Segment(mask, each.votes) for mask, each in zip(masks, agreed)]
-        answered = [self._merge(first.frame, first.encoded, found)]
-        return answered + [self._carry_on(each.frame, each.encoded) for each in clip[1:]]
+        answered = [self._merge(first, found)]
+        return answered + [self._carry_on(*each[:2], each.asked) for each in clip[1:]]
 
     def _aligned(self, source: _Open, target: _Open) -> list[Segment]:
         """Return the segments of a frame as they lie in another one (equation 1)."""
@@ -184,9 +201,10 @@ class DevaSession:
             moved |= most_probable(memory.read(target.encoded), layer)
         return [Segment(moved[i], each.votes) for i, each in enumerate(source.found)]
 
-    def _merge(self, frame: Frame, encoded: Any, found: Sequence[Segment]) -> Result:
-        """Merge what was found in a frame with what the memory says of it."""
+    def _merge(self, clip: _Open, found: Sequence[Segment]) -> Result:
+        """Merge what was found in the first frame of a clip with what the memory says of it."""
         rules, objects = self.method.config.rules, self.table.objects
+        frame, encoded = clip.frame, clip.encoded
         seen = self._read(encoded)
         # A detection of which nothing is seen must not become an object.
         visible = [segment for segment in found if segment.mask.width]
@@ -196,7 +214,23 @@ class DevaSession:
         gone = self.table.missed(rules)
         self.table.remove(gone)
         self._deleted += len(gone)
-        return self._remembered(frame, encoded, seen)
+        return self._remembered(frame, encoded, self._in_front(seen, clip.asked))
+
+    def _in_front(self, seen: dict[int, Mask], asked: Mapping[int, Mask]) -> dict[int, Mask]:
+        """Put what somebody pointed at over what is seen, in the same layer."""
+        layers = {each.track_id: each.layer for each in self.table.objects}
+        for track_id, mask in asked.items():
+            if track_id not in layers:
+                continue  # removed since
+            seen = {
+                i: without(other, mask) if layers.get(i) == layers[track_id] else other
+                for i, other in seen.items()
+            } | {track_id: mask}
+            # What they know of an object that is corrected is wrong.
+            for memory in self._memories:
+                if track_id in memory.ids:
+                    memory.drop([track_id])
+        return seen
 
     def _remembered(self, frame: Frame, encoded: Any, seen: dict[int, Mask]) -> Result:
         """Put what is certain of a frame into the memories, and answer it."""
@@ -210,28 +244,36 @@ class DevaSession:
                 memory.remember(encoded, ids, masks, certain=True)
             else:
                 memory.forget()
-        return self._answer(frame, seen)
+        return self._answer(frame, encoded, seen)
 
-    def _carry_on(self, frame: Frame, encoded: Any) -> Result:
-        """Answer a frame by what the memory says of it."""
+    def _carry_on(
+        self, frame: Frame, encoded: Any, asked: Mapping[int, Mask] = MappingProxyType({})
+    ) -> Result:
+        """Answer a frame by what the memory says of it, and what somebody pointed at in it."""
         seen = self._read(encoded)
+        if asked:
+            return self._remembered(frame, encoded, self._in_front(seen, asked))
         for memory in self._memories:
             if memory.ids:
                 memory.remember(encoded, memory.ids)
-        return self._answer(frame, seen)
+        return self._answer(frame, encoded, seen)
 
     def _read(self, encoded: Any) -> dict[int, Mask]:
         """Return where every object is, by its id; nowhere, where the memory failed to take it."""
-        seen = dict.fromkeys((each.track_id for each in self.table.objects), NOTHING)
+        seen = self._nowhere()
         for memory in self._memories:
             if memory.ids:
                 seen |= most_probable(memory.read(encoded), memory.ids)
         return seen
 
-    def _answer(self, frame: Frame, seen: dict[int, Mask]) -> Result:
+    def _nowhere(self) -> dict[int, Mask]:
+        return dict.fromkeys((each.track_id for each in self.table.objects), NOTHING)
+
+    def _answer(self, frame: Frame, encoded: Any, seen: dict[int, Mask]) -> Result:
         objects = self.table.objects
-        self._last = _Last(frame, {each.track_id: seen[each.track_id] for each in objects})
-        found = tracks(objects, list(self._last.seen.values()))
+        known = {each.track_id: seen[each.track_id] for each in objects}
+        self._last = _Last(frame, encoded, known)
+        found = tracks(objects, list(known.values()))
         return Result(frame, found, self._names)
 
     def _follow_size(self, shape: Shape) -> list[Result]:
@@ -247,19 +289,83 @@ class DevaSession:
         """Let new memories begin with the last frame, scaled to a size."""
         assert self._last is not None
         frame, seen = scaled(self._last.frame, self._last.seen, shape)
-        known = dict.fromkeys((each.track_id for each in self.table.objects), NOTHING)
         self._memories = []
-        self._remembered(frame, self.method.propagator.encode([frame])[0], known | seen)
+        (encoded,) = self.method.propagator.encode([frame])
+        self._remembered(frame, encoded, self._nowhere() | seen)
 
+    @torch.inference_mode()
     def prompt(self, frame: Frame, encoded: Any, prompt: Prompt) -> Instances:
-        """Refuse: detections alone begin tracks."""
-        raise PromptError('the method deva takes no prompts')
+        """Begin or correct an object; see ``Session``.
+
+        What is pointed at lies in front of all others until detections are merged the next time,
+        and is not deleted when they miss it. It is carried to the last frame that was answered
+        and remembered there; where its own frame is open, it is when that is answered.
+        """
+        opened = next((o for o in self._open if o.frame.stamp_ns == frame.stamp_ns), None)
+        last = self._last
+        if opened is None and last is None:
+            raise PromptError('no image has been tracked yet')
+        corrected, answered = self._answered(frame, prompt, opened)
+        masks = now = [each.mask for each in answered]
+        if opened is None and last is not None:
+            there, here = (frame, encoded), (last.frame, last.encoded)
+            now = brought(self.method.propagator, there, here, masks, self.method.device)
+        if corrected is None:
+            objects = [self._begin(*each, frame.stamp_ns) for each in zip(answered, now)]
+        else:
+            objects, corrected.pointed_at, corrected.missed = [corrected], True, 0
+        asked = {each.track_id: mask for each, mask in zip(objects, now)}
+        if opened is not None:
+            opened.asked.update(asked)
+        elif last is not None:
+            seen = self._in_front(self._nowhere() | last.seen, asked)
+            self._remembered(last.frame, last.encoded, seen)
+        return tracks(objects, masks)
+
+    def _answered(
+        self, frame: Frame, prompt: Prompt, opened: _Open | None
+    ) -> tuple[Object | None, list[Meant]]:
+        """Return the object that a prompt corrects, if any, and what it means in its frame."""
+        method, known = self.method, self.table.find(prompt.track_id)
+        if prompt.track_id and known is None:
+            raise PromptError(f'no track has the id {prompt.track_id}')
+        if pointing.by_name(prompt):
+            find = functools.partial(method.named, frame)
+            answered = pointing.named(frame, prompt, find, method.detector)
+        else:
+            if method.segmenter is None:
+                raise PromptError('nothing answers prompts here')
+            seen = (self._last.seen if self._last else {}) | (opened.asked if opened else {})
+            own = seen.get(prompt.track_id, NOTHING)
+            answered = [pointing.pointed_at(frame, prompt, method.segmenter.segment, own)]
+        if known is None:
+            pointing.check_room(len(self.table), len(answered), method.config.max_objects)
+        return known, answered
+
+    def _begin(self, meant: Meant, mask: Mask, stamp_ns: int) -> Object:
+        """Begin an object that somebody points at; ``mask``: where the memory begins with it."""
+        count, seen = self.method.config.rules.layers, self._last.seen if self._last else {}
+        layers: list[list[Mask]] = [[] for _ in range(count)]
+        for each in self.table.objects:
+            if each.layer < count:
+                layers[each.layer].append(seen.get(each.track_id, NOTHING))
+        made = self.table.begin(
+            Votes.of(meant.label, meant.score), stamp_ns, free_layer(mask, layers)
+        )
+        made.pointed_at = True
+        return made
+
+    def ids(self) -> Sequence[int]:
+        """Return the objects that are remembered."""
+        return [each.track_id for each in self.table.objects]
 
     def remove(self, track_id: int) -> bool:
         """Forget an object; False where none has this id."""
         for memory in self._memories:
             if track_id in memory.ids:
                 memory.drop([track_id])
+        if self._last is not None:
+            self._last.seen.pop(track_id, None)
         return self.table.remove([track_id])
 
     @torch.inference_mode()
@@ -271,10 +377,10 @@ class DevaSession:
         return self._close()
 
     def _close(self) -> list[Result]:
-        if self._open and not len(self.table):
+        if self._open and not any(memory.ids for memory in self._memories):
             return self._decide()
         clip, self._open = self._open, []
-        return [self._carry_on(each.frame, each.encoded) for each in clip]
+        return [self._carry_on(*each[:2], each.asked) for each in clip]
 
     def reset(self) -> None:
         """Forget all objects and open frames; objects are looked for at once."""

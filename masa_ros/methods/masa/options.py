@@ -10,6 +10,7 @@ from typing import Any
 from masa_ros.detectors import DETECTORS
 from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.engines.prepare import EngineConfig
+from masa_ros.methods.sought import SoughtConfig
 from masa_ros.options import Variant, group, option, variants
 from masa_ros.tracking import ASSOCIATIONS, AnyConfig
 
@@ -28,7 +29,7 @@ def _detectors() -> dict[str, Variant]:
 
 
 @dataclasses.dataclass(frozen=True)
-class MasaConfig:
+class MasaConfig(SoughtConfig):
     """Options of the method, see ``masa_ros.options``."""
 
     network: DetectorConfig = group(DetectorConfig)
@@ -36,7 +37,8 @@ class MasaConfig:
     detector: str = option(
         OWN,
         "what finds the objects; masa: the model's own proposals, at no further cost; everything: "
-        "SAM's automatic masks, slow",
+        "SAM's automatic masks, slow; grounding_dino, detic: those inside the "
+        'published files, which find what words name; transformers: any of that library',
         choices=lambda: tuple(_detectors()),
     )
     finder: Any = variants('detector', _detectors)

@@ -124,13 +124,14 @@ class Ids:
 
     Attributes
     ----------
+    rules: see there; only ``released`` is looked at.
     largest: the largest that was given; 0: none was.
 
     """
 
     def __init__(self, rules: Rules) -> None:
         self.largest = 0
-        self._rules, self._begun = rules, False
+        self.rules, self._begun = rules, False
 
     def given(self, labels: Labels) -> None:
         """Take note of the ids of a frame that objects were shown in, if there were any."""
@@ -143,4 +144,4 @@ class Ids:
         Released: that of the last object, which it joins; where nothing was in the frames that
         were shown, 0, so that it is lost.
         """
-        return self.largest if self._rules.released and self._begun else self.largest + 1
+        return self.largest if self.rules.released and self._begun else self.largest + 1

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from masa_ros.models.deva.blocks import FineSensoryUpdate, Fuser, Residual, SensoryUpdate, stage
+from masa_ros.models.precision import at_least_float32
 
 STRIDE = 16
 """Pixels along one side of a position of the memory; sides of the input are multiples of it."""
@@ -237,10 +238,10 @@ def aggregate(masks: Tensor) -> Tensor:
     That is where none of them is (STM, eq. 6). Returns logits (1 + N, H, W), the background
     first; their softmax are probabilities that sum to 1.
     """
-    masks = masks.float()
+    masks = at_least_float32(masks)
     every = torch.cat(((1 - masks).prod(0, keepdim=True), masks))
-    # In float32 the upper limit is nearer to 1 than the lower one to 0: 15.94 and -16.12.
-    every = every.clamp(1e-7, 1 - 1e-7)
+    # The upper limit is what float32 makes of 1 - 1e-7: logits are from -16.12 to 15.94.
+    every = every.clamp(1e-7, 1 - 2**-23)
     return (every / (1 - every)).log()
 
 
@@ -249,7 +250,7 @@ def probabilities(logits: Tensor, scale: int = 4) -> Tensor:
 
     The background comes first; the sum is 1 in every pixel.
     """
-    together = aggregate(logits.float().sigmoid())
+    together = aggregate(at_least_float32(logits).sigmoid())
     return _enlarged(together[None], scale)[0].softmax(0)
 
 

@@ -14,6 +14,7 @@ from masa_ros.models.aot.network import DeAotNetwork, ImageMaps, Seen
 from masa_ros.propagators.deaot.engine import Engine, bytes_of, merged
 from masa_ros.propagators.deaot.options import DeaotPropagatorConfig
 from masa_ros.propagators.deaot.placement import Placement
+from masa_ros.propagators.loaded import Loaded
 
 
 class Encoded(NamedTuple):
@@ -55,6 +56,10 @@ class DeaotMemory:
 
     All frames must come to the same size in the network; ``forget`` before another one.
 
+    Parameters
+    ----------
+    propagator: whose network and options are used.
+
     Attributes
     ----------
     engines: in the order in which they began.
@@ -62,11 +67,17 @@ class DeaotMemory:
 
     """
 
-    def __init__(self, network: DeAotNetwork, config: DeaotPropagatorConfig) -> None:
-        self._network, self._config = network, config
+    def __init__(self, propagator: Loaded) -> None:
+        self._propagator = propagator
+        self._network: DeAotNetwork = propagator.network
         self.engines: tuple[Engine, ...] = ()
         self.ids: tuple[int, ...] = ()
         self._reading: _Reading | None = None
+
+    @property
+    def _config(self) -> DeaotPropagatorConfig:
+        config: DeaotPropagatorConfig = self._propagator.config
+        return config
 
     @torch.inference_mode()
     def read(self, encoded: Encoded) -> Tensor:

@@ -28,13 +28,17 @@ class DeaotPropagatorConfig:
         'every so many frames one is remembered. SAM-Track has 9999: only those with new objects',
         1,
         1_000_000,
+        live=True,
     )
-    max_frames: int = option(10, 'frames that ten objects are remembered by at most', 1, 10_000)
+    max_frames: int = option(
+        10, 'frames that ten objects are remembered by at most', 1, 10_000, live=True
+    )
     max_megabytes: int = option(
         2000,
         'room for the frames of one stream; one for every ten objects is held in any case',
         1,
         1_000_000,
+        live=True,
     )
 
     def __post_init__(self) -> None:

@@ -62,4 +62,4 @@ class DeaotPropagator(Loaded):
 
     def memory(self) -> DeaotMemory:
         """Begin to remember; see ``Propagator``."""
-        return DeaotMemory(self.network, self.config)
+        return DeaotMemory(self)

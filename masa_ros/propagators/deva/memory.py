@@ -8,7 +8,7 @@ it from frame to frame, and where it was in the last one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from masa_ros.models.nano_propagation import NanoPropagation
 from masa_ros.propagators.deva.buckets import Bucket, Tokens
 from masa_ros.propagators.deva.options import MemoryConfig
 from masa_ros.propagators.deva.placement import Placement
+from masa_ros.propagators.loaded import Loaded
 
 
 class Encoded(NamedTuple):
@@ -57,6 +58,10 @@ class DevaMemory:
 
     All frames must come to the same size in the network; ``forget`` before another one.
 
+    Parameters
+    ----------
+    propagator: whose network and options are used.
+
     Attributes
     ----------
     buckets: oldest first.
@@ -65,13 +70,19 @@ class DevaMemory:
 
     """
 
-    def __init__(self, network: DevaNetwork | NanoPropagation, config: MemoryConfig) -> None:
-        self._network, self._config = network, config
+    def __init__(self, propagator: Loaded) -> None:
+        self._propagator = propagator
+        self._network: DevaNetwork | NanoPropagation = propagator.network
         self.buckets: list[Bucket] = []
         self.sensory: dict[int, Tensor] = {}
         self.since = 0
         self._last: dict[int, Tensor] = {}
         self._reading: _Reading | None = None
+
+    @property
+    def _config(self) -> MemoryConfig:
+        config: MemoryConfig = self._propagator.config
+        return config
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -99,8 +110,8 @@ class DevaMemory:
         for ids in self._chunks(self.ids):
             decoded = self._network.mask_decoder(
                 encoded.maps,
-                torch.stack([read[each] for each in ids]),
-                torch.stack([self.sensory[each] for each in ids]),
+                _stacked(read[each] for each in ids),
+                _stacked(self.sensory[each] for each in ids),
                 torch.stack([self._last[each] for each in ids]),
             )
             logits.append(decoded.logits)
@@ -152,7 +163,7 @@ class DevaMemory:
         expected = (1 + len(ids), place.height, place.width)
         if tuple(masks.shape) != expected or len(set(ids)) < len(ids):
             raise ValueError(f'masks {tuple(masks.shape)} of ids {tuple(ids)}, not {expected}')
-        return place.masks_in(masks[1:].to(encoded.image.device, torch.float32))
+        return place.masks_in(masks[1:].to(encoded.image))
 
     def _followed(self, encoded: Encoded, ids: Sequence[int]) -> dict[int, Tensor]:
         """Return the sensory memories of objects after what was read of this frame, if it was."""
@@ -165,8 +176,8 @@ class DevaMemory:
         known = [each for each in ids if each in self.sensory and each in reading.updates]
         unit = self._network.mask_decoder.sensory_update
         for some in self._chunks(known):
-            update = torch.stack([reading.updates[each] for each in some])
-            sensory |= zip(some, unit(update, torch.stack([sensory[each] for each in some])))
+            update = _stacked(reading.updates[each] for each in some)
+            sensory |= zip(some, unit(update, _stacked(sensory[each] for each in some)))
         return sensory
 
     def _put(
@@ -183,7 +194,7 @@ class DevaMemory:
         for ids in self._chunks(tuple(masks)):
             some = torch.stack([masks[each] for each in ids])
             value = encoder(encoded.image, encoded.maps, some)
-            state = torch.stack([sensory[each] for each in ids])
+            state = _stacked(sensory[each] for each in ids)
             values |= zip(ids, value)
             after |= zip(ids, encoder.sensory_update(value, state))
 
@@ -231,3 +242,8 @@ class DevaMemory:
         for state in self.sensory.values():
             if (own := tuple(state.shape[-2:])) != size:
                 raise ValueError(f'a frame of {size} positions in a memory of {own}')
+
+
+def _stacked(maps: Iterable[Tensor]) -> Tensor:
+    """Put maps (C, h, w) on one another, channels last in memory, as convolutions are faster."""
+    return torch.stack([x.permute(1, 2, 0) for x in maps]).permute(0, 3, 1, 2)

@@ -17,17 +17,30 @@ from masa_ros.propagators.deva.placement import Placement
 class MemoryConfig(abc.ABC):
     """Options of the memory; raises ConfigError naming one that is wrong."""
 
-    mem_every: int = option(5, 'every so many frames one is remembered', 1, 1000)
-    top_k: int = option(30, 'the most similar places of the memory that are read', 1, 1000)
-    max_mid: int = option(10, 'frames in the working memory at which it is condensed', 2, 1000)
-    min_mid: int = option(5, 'frames that stay in it then: the first and the last', 1, 999)
-    long_term: bool = option(
-        True, 'keep the most used places of the frames that leave the working memory'
+    mem_every: int = option(5, 'every so many frames one is remembered', 1, 1000, live=True)
+    top_k: int = option(
+        30, 'the most similar places of the memory that are read', 1, 1000, live=True
     )
-    prototypes: int = option(128, 'places that are kept each time', 1, 10_000)
-    max_long: int = option(10_000, 'most of them that are held', 2, 1_000_000)
+    max_mid: int = option(
+        10, 'frames in the working memory at which it is condensed', 2, 1000, live=True
+    )
+    min_mid: int = option(
+        5, 'frames that stay in it then: the first and the last', 1, 999, live=True
+    )
+    long_term: bool = option(
+        True,
+        'keep the most used places of the frames that leave the working memory',
+        live=True,
+    )
+    prototypes: int = option(128, 'places that are kept each time', 1, 10_000, live=True)
+    max_long: int = option(10_000, 'most of them that are held', 2, 1_000_000, live=True)
     chunk: int = option(
-        0, 'objects that run through the network at once', 1, 1000, special=(0, 'all')
+        0,
+        'objects that run through the network at once',
+        1,
+        1000,
+        special=(0, 'all'),
+        live=True,
     )
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ class MemoryPropagator(Loaded):
             return []
         place = self.config.placement(*frames[0].shape)
         pixels = [to_device(frame.image, self.device).permute(2, 0, 1) for frame in frames]
-        images = place.image_in(normalise(torch.stack(pixels)))
+        images = place.image_in(normalise(torch.stack(pixels))).to(self.dtype)
         every = self.network(images)
         encoded = []
         for i in range(len(frames)):
@@ -54,7 +54,7 @@ class MemoryPropagator(Loaded):
 
     def memory(self) -> DevaMemory:
         """Begin to remember; see ``Propagator``."""
-        return DevaMemory(self.network, self.config)
+        return DevaMemory(self)
 
 
 class DevaPropagator(MemoryPropagator):
