@@ -25,11 +25,11 @@ from masa_ros.msg import TrackedInstanceArray
 from masa_ros.srv import AddObject, CorrectObject, KeepOnly, RemoveObject
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import qos_profile_sensor_data
-from scipy.ndimage import distance_transform_edt
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from masa_ros.demo import scene as demo_scene
+from masa_ros.demo.pointing import innermost
 from masa_ros.masks import mask_from_msg
 from masa_ros.nodes.messages import array_to_image, ns_to_stamp, stamp_to_ns
 from masa_ros.types import Mask
@@ -108,13 +108,6 @@ class Camera:
         self.node.destroy_node()
 
 
-def click_on(mask: Mask) -> list[float]:
-    """Return the innermost point of a mask."""
-    depth = distance_transform_edt(np.pad(mask.pixels, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return [mask.x + x + 0.5, mask.y + y + 0.5]
-
-
 def stroke_on(mask: Mask) -> list[float]:
     """Return five points along the middle row of a mask."""
     row = int(mask.pixels.sum(axis=1).argmax())
@@ -139,7 +132,7 @@ def one_round(camera: Camera, times: dict[str, list[float]], fits: dict[str, lis
     wrong, ids = 0, []
     stamp, objects = camera.seen()
     pointing = {
-        'click': lambda mask: {'points': click_on(mask)},
+        'click': lambda mask: {'points': innermost(mask).tolist()},
         'box': lambda mask: {'box': [float(v) for v in mask.box]},
         'stroke': lambda mask: {'points': stroke_on(mask)},
     }

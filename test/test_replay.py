@@ -203,6 +203,24 @@ def test_replay_scores_against_the_truth(recordings, seeded_weights, tmp_path, c
 
 
 @pytest.mark.ros
+def test_prompts_go_through_a_real_node_too(recordings, tmp_path, capsys):
+    prompts = [
+        {'frame': 0, 'points': [[215, 150]], 'name': 'square'},
+        {'frame': 1, 'points': [[900, 900]]},
+    ]
+    text = json.dumps({'format': 'masa_ros.prompts/1', 'prompts': prompts})
+    (tmp_path / 'prompts.json').write_text(text)
+    arguments = ['replay', recordings / 'bag.mcap', '--ros', '--method', 'sam_track', '--output']
+    arguments += [tmp_path / 'out', '--prompts', tmp_path / 'prompts.json']
+    assert cli.main(list(map(str, arguments))) == 0
+    assert 'prompt 1: ' in capsys.readouterr().out
+    rows = json.loads((tmp_path / 'out' / 'summary.json').read_text())['prompts']
+    assert rows[0]['track_id'] == 1 and 'outside' in rows[1]['problem']
+    later = read_tracks(tmp_path / 'out' / 'tracks.json')[1:]
+    assert later and all(frame.instances.names == ('square',) for frame in later)
+
+
+@pytest.mark.ros
 @pytest.mark.parametrize('method', METHODS[::2], ids=' '.join)
 def test_replay_through_a_real_node(recordings, seeded_weights, tmp_path, method):
     assert replay(recordings / 'bag.mcap', tmp_path, seeded_weights, '--ros', *method) == 0

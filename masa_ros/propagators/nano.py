@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy.ndimage import find_objects
 from torch import Tensor
 
 from masa_ros.models import nano_weights
@@ -71,15 +72,18 @@ def without_small_pieces(masks: Tensor, least: float) -> Tensor:
     least: share of the largest piece of what is most probable below which one is small.
 
     """
-    labels = masks.max(0).indices.to(torch.uint8).cpu().numpy()
+    labels = masks.max(0).indices.to(torch.int32).cpu().numpy()  # faster than argmax
     small = np.zeros(labels.shape, np.bool_)
-    for label in range(1, len(masks)):
-        inside = (labels == label).astype(np.uint8)
-        _, pieces, stats, _ = cv2.connectedComponentsWithStats(inside)
-        areas = stats[:, cv2.CC_STAT_AREA]
-        few = areas < least * areas[1:].max(initial=0)
-        few[0] = False  # all around them
-        small |= few[pieces]
+    for label, window in enumerate(find_objects(labels), 1):
+        if window is None:
+            continue
+        inside = (labels[window] == label).astype(np.uint8)
+        count, pieces, stats, _ = cv2.connectedComponentsWithStats(inside)
+        if count > 2:
+            areas = stats[:, cv2.CC_STAT_AREA]
+            few = areas < least * areas[1:].max()
+            few[0] = False  # all around them
+            small[window] |= few[pieces]
     if small.any():
         where = torch.from_numpy(small).to(masks.device)
         masks[:, where], masks[0, where] = 0, 1

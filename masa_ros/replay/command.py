@@ -93,9 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     source = open_source(arguments.source, arguments.topic, arguments.fps)
     if arguments.ground_truth and not arguments.ground_truth.exists():
         raise SourceError(f'{arguments.ground_truth} does not exist')
-    for name in ('detections', 'prompts'):
-        if arguments.ros and getattr(arguments, name):
-            raise ConfigError(f'--{name} is for replay in this process; leave out --ros')
+    if arguments.ros and arguments.detections:
+        raise ConfigError('--detections is for replay in this process; leave out --ros')
     if arguments.text is not None:
         arguments.find, arguments.words = 'words', arguments.text
     chosen: Any = options.from_arguments(METHODS[arguments.method].options, arguments)
@@ -104,11 +103,15 @@ def run(arguments: argparse.Namespace) -> int:
     fps = _rate(source)
     prompts = read_prompts(arguments.prompts) if arguments.prompts else []
     video, points = not arguments.no_overlay, arguments.points
+    _check_kinds(arguments, prompts)
     with Recorder(arguments.output, model, fps, video, prompts, points) as recorder:
         if arguments.ros:
-            more = _through_ros(source, arguments, chosen, rules, recorder)
+            more = _through_ros(source, arguments, chosen, rules, recorder, prompts)
         else:
             more = _here(source, arguments, chosen, rules, recorder, prompts)
+    for answer in more.get('prompts', ()):
+        if answer['problem']:
+            print(f'{arguments.prompts}, prompt {answer["index"]}: {answer["problem"]}')
     if not recorder.tracked:
         reasons = '; '.join(list(recorder.reasons.values())[:3]) or 'it holds no images'
         raise SourceError(f'{arguments.source}: nothing could be tracked: {reasons}')
@@ -126,6 +129,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_kinds(arguments: argparse.Namespace, prompts: Sequence[RecordedPrompt]) -> None:
+    """Raise ConfigError for a prompt of a kind that the method does not take."""
+    accepts = METHODS[arguments.method].accepts
+    for number, recorded in enumerate(prompts):
+        if not recorded.prompt.kinds <= accepts:
+            known = ', '.join(sorted(accepts)) or 'none'
+            raise ConfigError(
+                f'{arguments.prompts}, prompt {number}: the method {arguments.method} takes '
+                f'{known} of its kinds ({", ".join(sorted(recorded.prompt.kinds))})'
+            )
+
+
 def _here(
     source: Source,
     arguments: argparse.Namespace,
@@ -136,14 +151,6 @@ def _here(
 ) -> dict[str, Any]:
     """Track in this process; returns what else belongs into the summary."""
     given = read_detections(arguments.detections) if arguments.detections else None
-    accepts = METHODS[arguments.method].accepts
-    for number, recorded in enumerate(prompts):
-        if not recorded.prompt.kinds <= accepts:
-            known = ', '.join(sorted(accepts)) or 'none'
-            raise ConfigError(
-                f'{arguments.prompts}, prompt {number}: the method {arguments.method} takes '
-                f'{known} of its kinds ({", ".join(sorted(recorded.prompt.kinds))})'
-            )
     method = methods.load(arguments.method, chosen, print)
     try:
         stream = Stream(method, rules, tell=recorder.event)
@@ -160,9 +167,6 @@ def _here(
     more: dict[str, Any] = {'method': arguments.method, 'device': method.device}
     if prompts:
         more['prompts'] = [dataclasses.asdict(answer) for answer in replay.answers]
-        for answer in replay.answers:
-            if answer.problem:
-                print(f'{arguments.prompts}, prompt {answer.index}: {answer.problem}')
     return more
 
 
@@ -172,6 +176,7 @@ def _through_ros(
     chosen: Any,
     rules: StreamConfig,
     recorder: Recorder,
+    prompts: Sequence[RecordedPrompt],
 ) -> dict[str, Any]:
     """Track in a node of its own; returns what else belongs into the summary."""
     from masa_ros.nodes.parameters import NodeConfig  # the only part that needs ROS
@@ -179,7 +184,7 @@ def _through_ros(
 
     config = NodeConfig()
     config = dataclasses.replace(config, method=arguments.method, chosen=chosen, stream=rules)
-    figures = play(source, config, recorder, arguments.max_frames)
+    figures = play(source, config, recorder, arguments.max_frames, prompts)
     return {'method': arguments.method, **figures}
 
 
