@@ -129,12 +129,13 @@ def main(quick: bool = False) -> dict[str, float]:
         context=context,
         parameter_overrides=[Parameter('tracks_qos', value='sensor_data')],
     )
-    executors = []
+    executors, threads = [], []
     for member in (trips.node, echo, node):
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(member)
         executors.append(executor)
-        threading.Thread(target=executor.spin, daemon=True).start()
+        threads.append(threading.Thread(target=executor.spin, daemon=True))
+        threads[-1].start()
     # Interleaved halves, so that a slow moment of the machine hits both.
     bare, ours = [], []
     for _ in range(2):
@@ -157,9 +158,11 @@ def main(quick: bool = False) -> dict[str, float]:
         f'  image to tracks, network taking no time {figures["node_without_network_ms"]:>8.2f} ms'
     )
     print(f'  ratio                                   {figures["ratio"]:>8.2f}')
-    for executor in executors:
+    for executor, thread in zip(executors, threads):
         executor.shutdown()
-    node.destroy_node()
+        thread.join()  # what it spins must not be destroyed under it
+    for member in (trips.node, echo, node):
+        member.destroy_node()
     rclpy.shutdown(context=context)
     return figures
 

@@ -75,7 +75,7 @@ def prefix(tmp_path_factory):
     if not all(map(shutil.which, ('cmake', 'g++'))):
         pytest.skip('no cmake or g++ here')
     folder = tmp_path_factory.mktemp('messages')
-    for name in ('msg', 'include'):
+    for name in ('msg', 'srv', 'include'):
         shutil.copytree(ROOT / name, folder / name)
     for name in ('CMakeLists.txt', 'package.xml'):
         shutil.copy(ROOT / name, folder)
@@ -104,7 +104,7 @@ def test_the_messages_can_be_built_alone(prefix):
     assert (prefix / 'include/masa_ros/masa_ros/mask.hpp').is_file()
     (package,) = prefix.rglob('site-packages/masa_ros')
     folders = {path.name for path in package.iterdir() if path.is_dir()}
-    assert folders - {'__pycache__'} == {'msg'}
+    assert folders - {'__pycache__'} == {'msg', 'srv'}
 
 
 @pytest.fixture(scope='module')

@@ -34,7 +34,6 @@ from torch import Tensor
 from masa_ros.models.dense import DenseHead
 from masa_ros.models.heads import clip_boxes, decode_boxes
 from masa_ros.models.stages import Stage, Tensors, least_cosine
-from masa_ros.models.swin import Swin
 
 if TYPE_CHECKING:  # a stage depends on the parts that it runs, not on those of other networks
     from masa_ros.models.configs import ModelConfig
@@ -78,7 +77,7 @@ class ImageStage(Stage):
         if isinstance(self.proposals, DenseHead):
             self.outputs += ('classes',)
         # What the detectors of these models read: one pass of the backbone serves both.
-        self.shared = SHARED_MAPS if isinstance(self.backbone, Swin) else ()
+        self.shared = SHARED_MAPS if getattr(self.backbone, 'read_by_others', False) else ()
         self.outputs += self.shared
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -123,6 +123,8 @@ class PatchMerging(nn.Module):
 class Swin(nn.Module):
     """Swin transformer; sizes need not be multiples of anything."""
 
+    read_by_others = True  # the detectors of the published files stand on its maps
+
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.patch = nn.Conv2d(3, config.width, 4, stride=4)
