@@ -137,8 +137,13 @@ def test_launch_files_describe_their_arguments(name):
 
 def test_links_in_the_documents_lead_somewhere():
     for document in [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]:
-        for target in re.findall(r'\]\(([^)#:]+)\)', document.read_text()):
-            assert (document.parent / target).exists(), f'{document.name}: {target}'
+        for target, place in re.findall(r'\]\(([^)#:\s]*)(?:#([^)\s]+))?\)', document.read_text()):
+            file = document.parent / target if target else document
+            assert file.exists(), f'{document.name}: {target}'
+            if place and file.suffix == '.md':
+                heads = re.findall(r'^#+ (.*)$', file.read_text(), re.MULTILINE)
+                plain = [re.sub(r'[^\w -]', '', head.lower()).replace(' ', '-') for head in heads]
+                assert place in plain, f'{document.name}: {target}#{place}'
 
 
 # The rooms, lowest first: what a room imports stands above it in this list.
