@@ -22,7 +22,7 @@ from masa_ros.errors import ConfigError
 from masa_ros.options import option
 from masa_ros.types import Instances
 
-_WORD = re.compile(r'(?P<no>not\s+)?(?P<name>.*?)(\s*:\s*(?P<least>\d*\.?\d+))?\Z', re.DOTALL)
+_WORD = re.compile(r'(?P<no>not )?(?P<name>.*?)( ?: ?(?P<least>\d*\.?\d+))?\Z')
 
 
 class Word(NamedTuple):
@@ -52,10 +52,9 @@ def words_of(text: str) -> list[Word]:
     """
     words: dict[str, Word] = {}
     for part in separated(text):
-        match = _WORD.match(part)
+        match = _WORD.match(' '.join(part.split()))
         assert match is not None  # a name may be anything
-        name = ' '.join(match['name'].split())
-        if name:
+        if name := match['name']:
             words[name] = Word(name, float(match['least'] or 0), not match['no'])
     if not any(word.wanted for word in words.values()):
         raise ConfigError(
