@@ -28,6 +28,11 @@ SIZES = (416, 320)
 """Long and short side that the images of these fixtures are brought to."""
 
 
+_SWAPPED = 0.05
+"""Share of ids that may differ. The embeddings of a random network are so much alike that rounding
+swaps pairs of ids, which ones depends on the processor; where the originals ran, none do."""
+
+
 class Stored:
     """Compares with the stored arrays of one image, prompt or frame, and tells what was left."""
 
@@ -217,7 +222,10 @@ def compare_unified(
             k,
         )
         rows, ids = rows[ids > -1], ids[ids > -1]
-        stored.same('track.ids', ids)
+        known = stored('track.ids')
+        differ = float((ids != known).mean()) if ids.shape == known.shape else 1.0
+        text = f'{differ:.1%} differ'
+        report.line(f'{label}frame{k}.track.ids', text, '', f'{_SWAPPED:.0%}', differ <= _SWAPPED)
         for part in ('boxes', 'scores', 'labels'):
             stored.near(f'track.{part}', getattr(theirs, part)[rows], 1e-6, relative=False)
         stored.rest()
