@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from bodies import BLUE, RED, click, overlap
 from conftest import scene
 from test_tracking import FRAME, SECOND, seen
 
@@ -16,9 +17,6 @@ from masa_ros.methods.masa import Masa, MasaConfig
 from masa_ros.streams.stream import Stream
 from masa_ros.tracking import ReleasedConfig, Tracker
 from masa_ros.types import Frame, Instances, Mask, Prompt, TrackState
-
-RED, BLUE = (36, 46, 105, 115), (180, 110, 251, 191)
-
 
 # The tracker
 
@@ -151,20 +149,6 @@ def started(detector, frames=3, **changes):
     for t in range(frames):
         results = stream.track(frame(t))
     return stream, results[-1].tracks
-
-
-def click(*places, track_id=0, stamp_ns=0, positive=None):
-    signs = None if positive is None else np.array(positive)
-    return Prompt(stamp_ns, track_id, np.array(places, np.float32), signs)
-
-
-def overlap(box, other):
-    left, top = np.maximum(box[:2], other[:2])
-    right, bottom = np.minimum(box[2:], other[2:])
-    if left >= right or top >= bottom:
-        return 0.0
-    shared = (right - left) * (bottom - top)
-    return shared / (sum((b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)) - shared)
 
 
 def place(tracks, track_id):

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import scene
+from bodies import BLUE, RED, YELLOW, click, frame, overlap, shifted
 
 from masa_ros import options
 from masa_ros.errors import ConfigError, PromptError
@@ -14,8 +14,6 @@ from masa_ros.methods import METHODS
 from masa_ros.methods.sam_track import SamTrack, SamTrackConfig
 from masa_ros.streams.stream import Stream
 from masa_ros.types import Frame, Instances, Mask, Prompt
-
-RED, BLUE, YELLOW = (36, 46, 105, 115), (180, 110, 251, 191), (40, 156, 141, 205)
 
 
 @pytest.fixture(scope='module')
@@ -27,30 +25,6 @@ def method(loaded, **changes):
     """The shipped networks with other options."""
     config = dataclasses.replace(SamTrackConfig(device='cpu'), **changes)
     return SamTrack(loaded.detector, loaded.segmenter, loaded.propagator, config)
-
-
-def frame(t, size=(240, 320), shift=1):
-    return Frame(np.ascontiguousarray(scene(shift * t, size)), (t + 1) * 100_000_000)
-
-
-def shifted(box, t):
-    return (box[0] + t, box[1], box[2] + t, box[3])
-
-
-def overlap(box, other):
-    left, top = np.maximum(box[:2], other[:2])
-    right, bottom = np.minimum(box[2:], other[2:])
-    if left >= right or top >= bottom:
-        return 0.0
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (box, other)]
-    shared = (right - left) * (bottom - top)
-    return shared / (sum(areas) - shared)
-
-
-def click(*places, track_id=0, stamp_ns=0, positive=None):
-    points = np.array(places, np.float32)
-    signs = None if positive is None else np.array(positive)
-    return Prompt(stamp_ns, track_id, points, signs)
 
 
 def ask(stream, prompt):

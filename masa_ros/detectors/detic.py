@@ -20,7 +20,6 @@ from masa_ros.detectors.on_swin import (
     in_image,
     own_backbone,
     read_published,
-    same_file,
     told,
     weights_path,
 )
@@ -30,7 +29,6 @@ from masa_ros.models.clip_text import ClipText
 from masa_ros.models.coco import COCO_CLASSES
 from masa_ros.models.configs import ModelConfig
 from masa_ros.models.detic import Detic, as_words, paste
-from masa_ros.models.devices import choose_device
 from masa_ros.models.lvis import LVIS_CLASSES
 from masa_ros.models.masks import View
 from masa_ros.models.swin import Swin
@@ -38,7 +36,6 @@ from masa_ros.models.zoo import model_config
 from masa_ros.options import option
 from masa_ros.types import Instances
 
-_MODEL = 'masa_detic'
 _PER_CLASS = 100_000  # from so many pairs on the released code suppresses within classes only
 _RELEASED_MOST, _RELEASED_SCORE, _RELEASED_IOU = 50, 0.02, 0.5
 
@@ -100,6 +97,8 @@ class DeticDetector(SwinDetector):
 
     """
 
+    published = 'masa_detic'
+
     def __init__(
         self,
         network: Detic,
@@ -110,7 +109,7 @@ class DeticDetector(SwinDetector):
         encode: Callable[[Sequence[str]], Tensor] | None = None,
     ) -> None:
         super().__init__(
-            model or model_config(_MODEL), network, backbone, device, config.input_size
+            model or model_config(self.published), network, backbone, device, config.input_size
         )
         self.config, self._encode = config, encode
         self._labels = Labels()
@@ -118,32 +117,8 @@ class DeticDetector(SwinDetector):
         self._asked: tuple[tuple[str, ...], Vocabulary] | None = None
 
     @classmethod
-    def load(cls, config: DeticConfig, device: str) -> DeticDetector:
-        """Build the network, its backbone too, and read the weights.
-
-        Raises
-        ------
-        ConfigError
-            When the device, or what words need, is not there.
-        WeightsError
-            When a file is missing or does not fit.
-
-        """
-        return cls._load(config, str(choose_device(device)), None)
-
-    @classmethod
-    def beside(cls, config: DeticConfig, network: MasaDetector) -> DeticDetector | None:
-        """Build it on the backbone of a network that embeds; None where that is another one."""
-        if not same_file(model_config(_MODEL), config.weights, network):
-            return None
-        if config.input_size not in (0, network.config.input_size):
-            return None
-        config = dataclasses.replace(config, weights=network.config.weights)
-        return cls._load(config, network.device, network)
-
-    @classmethod
     def _load(cls, config: DeticConfig, device: str, eye: MasaDetector | None) -> DeticDetector:
-        model = model_config(_MODEL)
+        model = model_config(cls.published)
         path = weights_path(model, config.weights)
         tensors = read_published(path)
         network = Detic()

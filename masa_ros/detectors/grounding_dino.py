@@ -19,14 +19,12 @@ from masa_ros.detectors.on_swin import (
     in_image,
     own_backbone,
     read_published,
-    same_file,
     told,
     weights_path,
 )
 from masa_ros.detectors.words import Labels, separated, wanted
 from masa_ros.errors import ConfigError
 from masa_ros.models.configs import ModelConfig
-from masa_ros.models.devices import choose_device
 from masa_ros.models.files import VOCABULARY_FILE, locate
 from masa_ros.models.heads import clip_boxes
 from masa_ros.models.masks import View
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from masa_ros.models.grounding_dino import GroundingDino
     from masa_ros.models.grounding_text import Caption, Tokenizer, Tokens
 
-_MODEL = 'masa_gdino'
 _MOST = 300  # boxes that are looked at further; the released code returns as many
 MOST_PASSES = 4
 """Captions that an image is looked through for: each takes the time of one."""
@@ -103,6 +100,8 @@ class GroundingDinoDetector(SwinDetector):
 
     """
 
+    published = 'masa_gdino'
+
     def __init__(
         self,
         network: GroundingDino,
@@ -113,7 +112,7 @@ class GroundingDinoDetector(SwinDetector):
         model: ModelConfig | None = None,
     ) -> None:
         super().__init__(
-            model or model_config(_MODEL), network, backbone, device, config.input_size
+            model or model_config(self.published), network, backbone, device, config.input_size
         )
         self.config, self.tokenizer = config, tokenizer
         self._labels = Labels()
@@ -123,37 +122,11 @@ class GroundingDinoDetector(SwinDetector):
         self._text = _modules()[1]
 
     @classmethod
-    def load(cls, config: GroundingDinoConfig, device: str) -> GroundingDinoDetector:
-        """Build the network, its backbone too, and read the weights.
-
-        Raises
-        ------
-        ConfigError
-            When the device, or the package transformers, is not there.
-        WeightsError
-            When a file is missing or does not fit.
-
-        """
-        return cls._load(config, str(choose_device(device)), None)
-
-    @classmethod
-    def beside(
-        cls, config: GroundingDinoConfig, network: MasaDetector
-    ) -> GroundingDinoDetector | None:
-        """Build it on the backbone of a network that embeds; None where that is another one."""
-        if not same_file(model_config(_MODEL), config.weights, network):
-            return None
-        if config.input_size not in (0, network.config.input_size):
-            return None
-        config = dataclasses.replace(config, weights=network.config.weights)
-        return cls._load(config, network.device, network)
-
-    @classmethod
     def _load(
         cls, config: GroundingDinoConfig, device: str, eye: MasaDetector | None
     ) -> GroundingDinoDetector:
         networks, text = _modules()
-        model = model_config(_MODEL)
+        model = model_config(cls.published)
         path = weights_path(model, config.weights)
         tokenizer = text.Tokenizer.of_file(locate(VOCABULARY_FILE, beside=path))
         tensors = read_published(path)

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,12 +22,17 @@ from masa_ros.errors import WeightsError
 from masa_ros.models import official
 from masa_ros.models.checkpoints import fill
 from masa_ros.models.configs import ModelConfig, SwinConfig
+from masa_ros.models.devices import choose_device
 from masa_ros.models.files import MODEL_FILES, fingerprint, locate
 from masa_ros.models.masa_stages import SHARED_MAPS
 from masa_ros.models.masks import View
 from masa_ros.models.preprocess import fitted_to, padded_input
 from masa_ros.models.swin import Swin
+from masa_ros.models.zoo import model_config
 from masa_ros.types import Frame, Instances
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing.Self is of Python 3.11
 
 
 class SwinDetector(abc.ABC):
@@ -42,6 +48,7 @@ class SwinDetector(abc.ABC):
 
     Attributes
     ----------
+    published: model in whose published file the network is.
     class_names: of the labels that were given so far.
     shares: whether it reads the maps of a network that embeds.
     weights: name and check sum of the file that it was read from.
@@ -49,6 +56,7 @@ class SwinDetector(abc.ABC):
     """
 
     takes_words = True
+    published: str
     class_names: Mapping[int, str]
 
     def __init__(
@@ -66,6 +74,35 @@ class SwinDetector(abc.ABC):
         if isinstance(backbone, Swin):
             backbone.eval().to(device)
         self.weights = 'random'
+
+    @classmethod
+    def load(cls, config: Any, device: str) -> Self:
+        """Build the network, its backbone too, and read the weights.
+
+        Raises
+        ------
+        ConfigError
+            When the device, or what words need, is not there.
+        WeightsError
+            When a file is missing or does not fit.
+
+        """
+        return cls._load(config, str(choose_device(device)), None)
+
+    @classmethod
+    def beside(cls, config: Any, network: MasaDetector) -> Self | None:
+        """Build it on the backbone of a network that embeds; None where that is another one."""
+        if not same_file(model_config(cls.published), config.weights, network):
+            return None
+        if config.input_size not in (0, network.config.input_size):
+            return None
+        config = dataclasses.replace(config, weights=network.config.weights)
+        return cls._load(config, network.device, network)
+
+    @classmethod
+    @abc.abstractmethod
+    def _load(cls, config: Any, device: str, eye: MasaDetector | None) -> Self:
+        """Build it, on the backbone of another network or on its own."""
 
     @abc.abstractmethod
     def ask(self, words: Sequence[str]) -> Any:

@@ -87,6 +87,13 @@ def _read_safetensors(path: Path, model: ModelConfig) -> tuple[dict[str, Tensor]
     return tensors, metadata
 
 
+def read_either(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file, or of a checkpoint; raises as ``official.read``."""
+    if path.suffix == '.safetensors':
+        return read_safetensors(path)[0]
+    return official.read(path)
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return tensors and metadata of a file; raises WeightsError when it cannot be read."""
     try:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masa_ros.models import checkpoints, official
+from masa_ros.models import checkpoints
 
 FRAMES = 8
 """Frames of a window."""
@@ -286,8 +286,6 @@ def load(network: Pips, path: Path) -> None:
         missing, one of the file unknown, or a shape different.
 
     """
-    if path.suffix == '.safetensors':
-        tensors, _ = checkpoints.read_safetensors(path)
-    else:
-        tensors = official.read(path)
-    checkpoints.fill(network, tensors, f'{path} does not fit the network of PIPs')
+    checkpoints.fill(
+        network, checkpoints.read_either(path), f'{path} does not fit the network of PIPs'
+    )

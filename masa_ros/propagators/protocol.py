@@ -105,3 +105,10 @@ class PropagatorKind(NamedTuple):
 
     options: type
     load: Callable[[Any, str], Propagator[Any]]
+
+
+def check_masks(masks: Tensor, ids: Sequence[int], height: int, width: int) -> None:
+    """Raise ValueError where masks (1 + N, height, width) do not fit N different ids."""
+    expected = (1 + len(ids), height, width)
+    if tuple(masks.shape) != expected or len(set(ids)) < len(ids):
+        raise ValueError(f'masks {tuple(masks.shape)} of ids {tuple(ids)}, not {expected}')

@@ -24,6 +24,7 @@ from masa_ros.models.devices import choose_device
 from masa_ros.models.hub import from_hub, library
 from masa_ros.options import option
 from masa_ros.propagators.loaded import Loaded
+from masa_ros.propagators.protocol import check_masks
 from masa_ros.types import Frame
 
 _KINDS = {
@@ -290,9 +291,7 @@ class TransformersMemory:
         return reading.look
 
     def _shown(self, encoded: Encoded, ids: Sequence[int], masks: Tensor) -> Look:
-        expected = (1 + len(ids), encoded.height, encoded.width)
-        if tuple(masks.shape) != expected or len(set(ids)) < len(ids):
-            raise ValueError(f'masks {tuple(masks.shape)} of ids {tuple(ids)}, not {expected}')
+        check_masks(masks, ids, encoded.height, encoded.width)
         if not ids:
             return Look(masks[:0, None], {})
         labels = masks.to(self._propagator.device).argmax(0)

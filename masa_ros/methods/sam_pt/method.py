@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from masa_ros.detectors import DETECTORS
 from masa_ros.detectors.masa import Encoded
 from masa_ros.detectors.prompted import MasaSegmenter
 from masa_ros.detectors.protocol import Detector
@@ -85,8 +86,6 @@ class SamPt(Finding):
             With a text that names the option or file.
 
         """
-        from masa_ros.detectors import DETECTORS
-
         device = str(choose_device(options.device))
         tracker = POINT_TRACKERS[options.point_tracker].load(options.pointer, device)
         detector = DETECTORS[options.detector].load(options.finder, device)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from masa_ros.models import checkpoints, official
+from masa_ros.models import checkpoints
 from masa_ros.models.aot.network import DeAotNetwork
 
 _PARALLEL = 'module.'  # begins the names of a network that was trained on several GPUs
@@ -22,10 +22,7 @@ def load(network: DeAotNetwork, path: Path) -> None:
         missing, one of the file unknown, or a shape different.
 
     """
-    if path.suffix == '.safetensors':
-        every, _ = checkpoints.read_safetensors(path)
-    else:
-        every = official.read(path)
+    every = checkpoints.read_either(path)
     tensors = {
         name.removeprefix(_PARALLEL): value
         for name, value in every.items()

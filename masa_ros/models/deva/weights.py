@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from masa_ros.models import checkpoints, official
+from masa_ros.models import checkpoints
 from masa_ros.models.deva.network import DevaNetwork
 
 
@@ -20,9 +20,6 @@ def load(network: DevaNetwork, path: Path) -> None:
         missing, one of the file unknown, or a shape different.
 
     """
-    if path.suffix == '.safetensors':
-        every, _ = checkpoints.read_safetensors(path)
-    else:
-        every = official.read(path)
+    every = checkpoints.read_either(path)
     tensors = {k: v for k, v in every.items() if not k.endswith(checkpoints.COUNTER)}
     checkpoints.fill(network, tensors, f"{path} does not fit DEVA's propagation network")

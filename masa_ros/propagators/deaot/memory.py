@@ -15,6 +15,7 @@ from masa_ros.propagators.deaot.engine import Engine, bytes_of, merged
 from masa_ros.propagators.deaot.options import DeaotPropagatorConfig
 from masa_ros.propagators.deaot.placement import Placement
 from masa_ros.propagators.loaded import Loaded
+from masa_ros.propagators.protocol import check_masks
 
 
 class Encoded(NamedTuple):
@@ -132,9 +133,7 @@ class DeaotMemory:
         """Return the labels (height, width) of a frame: 0, or 1 + the place of an id."""
         place = encoded.place
         if masks is not None:
-            expected = (1 + len(ids), place.height, place.width)
-            if tuple(masks.shape) != expected or len(set(ids)) < len(ids):
-                raise ValueError(f'masks {tuple(masks.shape)} of ids {tuple(ids)}, not {expected}')
+            check_masks(masks, ids, place.height, place.width)
             return masks.to(encoded.maps.embedding.device).argmax(0)
         reading = self._reading
         if reading is None or reading.encoded is not encoded:

@@ -20,6 +20,7 @@ from masa_ros.propagators.deva.buckets import Bucket, Tokens
 from masa_ros.propagators.deva.options import MemoryConfig
 from masa_ros.propagators.deva.placement import Placement
 from masa_ros.propagators.loaded import Loaded
+from masa_ros.propagators.protocol import check_masks
 
 
 class Encoded(NamedTuple):
@@ -160,9 +161,7 @@ class DevaMemory:
                 raise ValueError(f'no masks of the objects {unknown}, which were not read')
             return reading.masks[[rows[each] for each in ids]]
         place = encoded.place
-        expected = (1 + len(ids), place.height, place.width)
-        if tuple(masks.shape) != expected or len(set(ids)) < len(ids):
-            raise ValueError(f'masks {tuple(masks.shape)} of ids {tuple(ids)}, not {expected}')
+        check_masks(masks, ids, place.height, place.width)
         return place.masks_in(masks[1:].to(encoded.image))
 
     def _followed(self, encoded: Encoded, ids: Sequence[int]) -> dict[int, Tensor]:
