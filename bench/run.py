@@ -18,7 +18,7 @@ from pathlib import Path
 from common import OUTPUT, keep
 
 USUAL = ('association', 'node_overhead', 'tracking', 'palindromes', 'propagation', 'models')
-NOT_BENCHMARKS = ('common', 'run', 'clips', 'sequences')
+NOT_BENCHMARKS = ('common', 'run', 'clips', 'sequences', 'depth_scenes')
 
 
 def names() -> list[str]:

@@ -12,7 +12,10 @@ from launch_ros.substitutions import FindPackageShare
 from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 SWITCH = ['true', 'false']
-REMAPPED = {'image_raw': 'image', 'detections': 'detections', 'click': 'click'}
+REMAPPED = {
+    **{'image_raw': 'image', 'detections': 'detections', 'click': 'click'},
+    **{'depth/image_raw': 'depth', 'depth/points': 'points'},
+}
 ARGUMENTS = [
     DeclareLaunchArgument(
         'image', default_value='image_raw', description='image topic of the camera'
@@ -26,6 +29,16 @@ ARGUMENTS = [
         'click',
         default_value='click',
         description='topic of clicks in a viewer that are followed, for example /clicked_point',
+    ),
+    DeclareLaunchArgument(
+        'depth',
+        default_value='depth/image_raw',
+        description='topic of depth images beside the camera, with space.depth',
+    ),
+    DeclareLaunchArgument(
+        'points',
+        default_value='depth/points',
+        description='topic of clouds beside the camera, with space.depth: points',
     ),
     DeclareLaunchArgument('namespace', default_value='', description='of the node'),
     DeclareLaunchArgument(

@@ -150,8 +150,8 @@ def _pixels(message: Any, layout: _Layout, height: int, width: int) -> NDArray[A
     lines = np.lib.stride_tricks.as_strided(
         data, (rows, line), (step, 1), writeable=data.flags.writeable
     )
-    if dtype.itemsize == 2:
-        if step % 2 or data.ctypes.data % 2:
+    if dtype.itemsize > 1:
+        if step % dtype.itemsize or data.ctypes.data % dtype.itemsize:
             lines = np.ascontiguousarray(lines)
         lines = lines.view(dtype)
         if bool(message.is_bigendian) != (sys.byteorder == 'big'):
@@ -159,6 +159,20 @@ def _pixels(message: Any, layout: _Layout, height: int, width: int) -> NDArray[A
     if layout.channels == 1:
         return lines
     return lines.reshape(rows, width, layout.channels)
+
+
+def channel_of(message: Any, dtype: type[np.generic]) -> NDArray[Any]:
+    """View the only channel (H, W) of a ``sensor_msgs/Image``, in the machine's byte order.
+
+    Raises
+    ------
+    ImageError
+        When the image has no pixels, or step and data do not fit.
+
+    """
+    height, width = int(message.height), int(message.width)
+    check_size(width, height)
+    return _pixels(message, _Layout(dtype, 1, None), height, width)
 
 
 def _by_cv_bridge(message: Any) -> Rgb:

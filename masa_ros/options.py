@@ -101,9 +101,9 @@ class Variant(NamedTuple):
     fixed: Mapping[str, Any] = {}
 
 
-def group(kind: type[T]) -> T:
-    """Declare all options of another class as a field."""
-    made: Any = dataclasses.field(default_factory=kind, metadata={_KEY: Variant(kind)})
+def group(kind: type[T], prefix: str = '') -> T:
+    """Declare all options of another class as a field, with a prefix for their names."""
+    made: Any = dataclasses.field(default_factory=kind, metadata={_KEY: Variant(kind, prefix)})
     return made  # type: ignore[no-any-return]
 
 

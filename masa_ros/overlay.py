@@ -81,6 +81,7 @@ def draw(
     image: NDArray[np.uint8],
     tracks: Instances,
     class_names: Mapping[int, str] = MappingProxyType({}),
+    notes: Mapping[int, str] = MappingProxyType({}),
 ) -> NDArray[np.uint8]:
     """Draw tracks over a copy of an image.
 
@@ -94,6 +95,7 @@ def draw(
     tracks: of this image, drawn as far as they lie in it; without tracking (ids 0) all have one
         colour.
     class_names: of their labels, where they have any.
+    notes: a few characters more to some tracks by their ids, as a distance.
 
     """
     canvas = np.ascontiguousarray(image).copy()
@@ -119,7 +121,7 @@ def draw(
             canvas, contours, -1, colour.tolist(), line, cv2.LINE_AA, offset=(mask.x, mask.y)
         )
     for i in order:
-        _label(canvas, tracks, i, class_names, line)
+        _label(canvas, tracks, i, class_names, line, notes.get(int(tracks.track_ids[i]), ''))
     return canvas
 
 
@@ -152,15 +154,18 @@ def _label(
     i: int,
     class_names: Mapping[int, str],
     line: int,
+    note: str,
 ) -> None:
     """Draw the box and the text of one track."""
     colour = colour_in(tracks, i)
     x0, y0, x1, y1 = (round(float(v)) for v in tracks.boxes[i])
     cv2.rectangle(canvas, (x0, y0), (x1 - 1, y1 - 1), colour, 1, cv2.LINE_AA)
     scale = max(0.35, canvas.shape[0] / 1100)
+    note = f' {note}' if note else ''
     for text in (
-        caption(tracks, i, class_names),
-        caption(tracks, i, class_names, score=False),
+        caption(tracks, i, class_names) + note,
+        caption(tracks, i, class_names, score=False) + note,
+        f'{tracks.track_ids[i]}{note}',
         str(tracks.track_ids[i]),
     ):
         if _ASCII_ONLY:

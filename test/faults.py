@@ -9,11 +9,13 @@ have counted. ``test_faults`` runs them, ``tools/reliability.py`` makes a table 
 import faults_inside as inside
 import faults_outside as outside
 import faults_prompts as prompts
+import faults_space as space
 from fault_scene import Fault, run
 
 __all__ = ['FAULTS', 'run']
 
 _REFUSED = 'refused and counted by cause, one line in the log; the next good image is answered'
+_SPACE = {'space.depth': 'raw', 'space.wait': 0}
 _DEVA = {'method': 'deva', 'clip_frames': 3, 'max_objects': 10}
 _SAM_TRACK = {'method': 'sam_track', 'held_frames': 5}
 _SAM_PT = {'method': 'sam_pt', 'held_frames': 5, 'find': 'everything', 'max_objects': 10}
@@ -241,5 +243,41 @@ FAULTS = {
         'followed where the image is, or refused; the objects are scaled',
         prompts.changing_size,
         _SAM_PT | {'find': 'nothing'},
+    ),
+    'space_bad': Fault(
+        'depth of colours, cut short, or of another view',
+        'tracked; no position, counted',
+        space.bad_depth,
+        _SPACE,
+    ),
+    'space_silence': Fault(
+        'depth is out of step, then stops',
+        'tracked without delay; positions are predicted or have a reason, counted',
+        space.silence,
+        _SPACE,
+    ),
+    'space_calibration': Fault(
+        'positions with a camera_info of NaN, of another size, of no known lens',
+        'tracked; no position, counted',
+        space.bad_calibration,
+        _SPACE,
+    ),
+    'space_units': Fault(
+        'depth in millimetres where metres are expected',
+        'tracked; no position where it is too far, never an error',
+        space.other_units,
+        _SPACE,
+    ),
+    'space_transform': Fault(
+        'no transform to `space.target_frame`, nor from the depth to the image',
+        'tracked; positions without motion, or none, counted',
+        space.no_transform,
+        _SPACE | {'space.target_frame': 'map', 'space.registered': False},
+    ),
+    'space_mistake': Fault(
+        'a programming mistake in what makes positions',
+        'contained, ERROR; images go on',
+        space.mistake,
+        _SPACE,
     ),
 }

@@ -26,7 +26,7 @@ _KEYS = """
     python3-opencv python3-pil python3-pytest python3-pytest-timeout python3-scipy python3-tqdm
     python3-venv rcl_interfaces rclpy ros2bag ros2launch rosbag2_storage_mcap
     rosidl_default_generators rosidl_default_runtime rqt_image_view sensor_msgs statistics_msgs
-    std_msgs std_srvs vision_msgs visualization_msgs
+    std_msgs std_srvs tf2_ros_py vision_msgs visualization_msgs
 """
 KEYS = set(_KEYS.split())
 PACKAGE = ET.parse(ROOT / 'package.xml').getroot()

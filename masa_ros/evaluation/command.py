@@ -16,6 +16,7 @@ from masa_ros import options
 from masa_ros.errors import ConfigError, SourceError
 from masa_ros.evaluation import metrics
 from masa_ros.evaluation.page import page
+from masa_ros.evaluation.positions import line_of, score_positions
 from masa_ros.evaluation.truth import check_tracks, read_truth
 from masa_ros.recordings.sources import Source, frames_of, images_of, open_source
 from masa_ros.recordings.tracks_file import TrackedFrame, read_tracks
@@ -91,6 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
             source = open_source(arguments.images, arguments.topic, arguments.fps)
         scores = report(found, truth, arguments.page, source, str(arguments.tracks))
         figures = dataclasses.asdict(scores)
+        positions = score_positions(metrics.pair(found, truth)[0])
+        if positions is not None:
+            figures['positions'] = dataclasses.asdict(positions)
     if arguments.output:
         arguments.output.write_text(json.dumps(figures, indent=1) + '\n')
     return 0
@@ -107,6 +111,9 @@ def report(
     pairs, similarity = metrics.pair(found, truth)
     scores = metrics.score(pairs, similarity)
     print(metrics.table(scores))
+    positions = score_positions(pairs)
+    if positions is not None:
+        print(line_of(positions))
     if html is not None:
         images = images_of(source) if source is not None else ()
         html.write_text(page(pairs, scores, images, title))

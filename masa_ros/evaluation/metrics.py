@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 from masa_ros.errors import SourceError
 from masa_ros.evaluation.teta import Observed, teta
 from masa_ros.masks import coco_rle
-from masa_ros.recordings.tracks_file import TrackedFrame
+from masa_ros.recordings.tracks_file import Position, TrackedFrame
 from masa_ros.tracking.geometry import ious
 from masa_ros.types import Instances
 
@@ -79,6 +79,7 @@ class Pair:
     truth, claims: what is compared.
     overlap: (N, M) of truth and claims.
     truth_names: of the classes of the truth.
+    truth_positions: where in space objects of the truth are, by their ids.
 
     """
 
@@ -87,6 +88,7 @@ class Pair:
     claims: Instances
     overlap: NDArray[np.float64]
     truth_names: Mapping[int, str]
+    truth_positions: Mapping[int, Position] = dataclasses.field(default_factory=dict)
 
 
 def pair(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> tuple[list[Pair], str]:
@@ -118,7 +120,7 @@ def pair(found: Sequence[TrackedFrame], truth: Sequence[TrackedFrame]) -> tuple[
         for one in side
     )
     pairs = [
-        Pair(ours, *side, _overlap(ours, *side, masks), theirs.class_names)
+        Pair(ours, *side, _overlap(ours, *side, masks), theirs.class_names, theirs.positions)
         for (ours, theirs), side in zip(both, sides)
     ]
     return pairs, 'mask' if masks else 'box'

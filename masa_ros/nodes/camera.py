@@ -23,6 +23,7 @@ from masa_ros.nodes.diagnostics import Statistics
 from masa_ros.nodes.inputs import Arrival, Inputs
 from masa_ros.nodes.outputs import Outputs
 from masa_ros.nodes.parameters import NodeConfig
+from masa_ros.nodes.space import space_beside
 from masa_ros.streams.numbering import Numbering
 from masa_ros.streams.stream import Refused, Stream
 from masa_ros.types import Frame, Instances, Result
@@ -79,6 +80,10 @@ class Camera:
             *(self._reject, self.event, self.fail),
         )
         self.outputs = Outputs(node, prefix, config.tracks_qos, self.event)
+        self.space = space_beside(
+            *(node, prefix, config, self.outputs.rectified, lambda: self.inputs.info),
+            *(self.event, self._mistake),
+        )
 
     @property
     def topic(self) -> str:
@@ -91,6 +96,8 @@ class Camera:
         """Subscribe; raises ConfigError when a package for that is missing."""
         self.statistics.last_received = time.monotonic()
         self.inputs.listen()
+        if self.space is not None:
+            self.space.listen()
 
     def end(self) -> None:
         """Publish what is still open; no more images come, or not soon."""
@@ -98,16 +105,19 @@ class Camera:
             self.publish(self.stream.finish())
         except Exception as error:
             # Those images are counted already, as processed.
-            text = f'open images are not published: {type(error).__name__}: {error}'
+            what = 'open images are not published'
             if _is_mistake(error):
-                self.statistics.mistake(f'{self.topic}: {text}')
-                self._warn('mistake', f'{self.topic}: {text}', error)
+                self._mistake(error, what)
             else:
-                self.event('finish', text)
+                self.event('finish', f'{what}: {type(error).__name__}: {error}')
+        if self.space is not None:
+            self.space.close()
 
     def destroy(self) -> None:
         """End everything."""
         self.inputs.close()
+        if self.space is not None:
+            self.space.destroy()
         self.outputs.destroy()
 
     def configure(self, config: NodeConfig) -> None:
@@ -175,8 +185,7 @@ class Camera:
             what = 'a mistake in the program' if mistake else 'the model failed'
             text = f'{what}: {type(error).__name__}: {error}'
             if mistake:
-                self.statistics.mistake(f'{self.topic}: {text}')
-                self._warn('mistake', f'{self.topic}: {text}', error)
+                self._mistake(error)
             else:
                 self.event('prompt_failed', f'a prompt is not followed: {text}')
             raise MasaError(text) from error
@@ -189,7 +198,10 @@ class Camera:
         if arrival.given is not None:
             given = detections_from_msg(arrival.given, self.stream.classes)
         try:
-            self.publish(self.stream.update(frame, encoded, given))
+            with self.statistics.timed('track'):
+                results = self.stream.update(frame, encoded, given)
+            with self.statistics.timed('publish'):
+                self.publish(results)
         except _SHUT_DOWN as error:
             # By somebody else while we worked. Not asked before: whoever shuts a context down
             # holds its lock while it waits for this thread.
@@ -202,6 +214,8 @@ class Camera:
         for result in results:
             info, embeddings = self.inputs.info, self.config.publish_embeddings
             self.outputs.publish(result, self._model, embeddings, info)
+            if self.space is not None:
+                self.space.offer(result)
             for listener in self._listeners:
                 self._tell(listener, result)
             now = self._node.get_clock().now().nanoseconds
@@ -241,6 +255,12 @@ class Camera:
         self.statistics.event(name, text, count)
         self._warn(name, text)
 
+    def _mistake(self, error: Exception, what: str = 'a mistake in the program') -> None:
+        """Count and log a mistake in the program that cost no image."""
+        text = f'{self.topic}: {what}: {type(error).__name__}: {error}'
+        self.statistics.mistake(text)
+        self._warn('mistake', text, error)
+
     def _warn(self, cause: str, text: str, mistake: Exception | None = None) -> None:
         now = time.monotonic()
         if now - self._logged.get(cause, -math.inf) < _LOG_PERIOD:
@@ -263,6 +283,7 @@ class Camera:
             level, text = DiagnosticStatus.WARN, f'{publishers} publishers on {self.topic}'
         method = self.stream.method
         figures |= {**method.describe(), **self.stream.figures()}
+        figures |= self.space.figures() if self.space is not None else {}
         name = self._node.get_fully_qualified_name().lstrip('/')
         stamp = self._node.get_clock().now().to_msg()
         name = f'{name}: {self.name}' if self.name else name

@@ -16,6 +16,7 @@ from masa_ros import methods, options
 from masa_ros.errors import ConfigError
 from masa_ros.nodes.qos import PROFILES
 from masa_ros.options import Option, group, option, variants
+from masa_ros.space.config import SpaceConfig
 from masa_ros.streams.stream import StreamConfig
 
 
@@ -70,6 +71,7 @@ class NodeConfig:
     image_queue: int = option(
         1, 'images kept by the middleware while the node is busy; of a video always 100', 1, 100
     )
+    space: SpaceConfig = group(SpaceConfig, 'space.')
     tracks_qos: str = option('reliable', 'QoS of the tracks', choices=tuple(PROFILES))
 
     def __post_init__(self) -> None:

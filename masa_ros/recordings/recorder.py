@@ -21,6 +21,7 @@ from masa_ros.recordings.bags import TRACKS_TYPE, BagWriter
 from masa_ros.recordings.prompts import RecordedPrompt
 from masa_ros.recordings.tracks_file import TrackedFrame, TracksWriter
 from masa_ros.recordings.video import VideoWriter
+from masa_ros.space.locate import Place
 from masa_ros.types import Result
 
 _NAMED = 1000  # refused images that the summary names; of more it gives the number
@@ -89,8 +90,13 @@ class Recorder:
         """Complete the files, also after an interruption."""
         self._open.__exit__(kind, error, trace)
 
-    def add(self, index: int, name: str, result: Result) -> None:
-        """Add the tracks of image number ``index``, called ``name`` in its recording."""
+    def add(
+        self, index: int, name: str, result: Result, places: Sequence[Place] | None = None
+    ) -> None:
+        """Add the tracks of image number ``index``, called ``name`` in its recording.
+
+        ``places`` is where in space each of them is, where that is asked.
+        """
         frame, tracks = result.frame, result.tracks
         self.tracked += 1
         self._instances += len(tracks)
@@ -98,11 +104,13 @@ class Recorder:
         shape = frame.shape
         written = tracks if self._points else dataclasses.replace(tracks, points=None)
         self._tracks.write(
-            TrackedFrame(index, name, frame.stamp_ns, *shape, written, result.class_names)
+            TrackedFrame(index, name, frame.stamp_ns, *shape, written, result.class_names),
+            places,
         )
         self._bag.write_tracks(result, self.model)
         if self._video is not None:
-            drawn = overlay.draw(frame.image, tracks, result.class_names)
+            notes = _distances(tracks.track_ids.tolist(), places or ())
+            drawn = overlay.draw(frame.image, tracks, result.class_names, notes)
             for number, prompt in self._prompts:
                 if number <= index < number + self._shown:
                     overlay.point_out(drawn, prompt)
@@ -140,3 +148,12 @@ class Recorder:
         }
         (self.folder / 'summary.json').write_text(json.dumps(figures, indent=1) + '\n')
         return figures
+
+
+def _distances(track_ids: Sequence[int], places: Sequence[Place]) -> dict[int, str]:
+    """Return how far away tracks are, by their ids; about so far where that is predicted."""
+    return {
+        track_id: f'{"~" if place.reason else ""}{np.linalg.norm(place.position):.2f} m'
+        for track_id, place in zip(track_ids, places)
+        if place.position is not None
+    }

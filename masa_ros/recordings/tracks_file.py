@@ -6,17 +6,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from masa_ros.errors import SourceError
 from masa_ros.masks import coco_rle, mask_from_coco_rle
+from masa_ros.space.estimate import Estimate
+from masa_ros.space.locate import Place
 from masa_ros.types import Instances, Mask, TrackedPoints, TrackState, class_name
 
 FORMAT = 'masa_ros.tracks/1'
+
+
+Position = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +30,9 @@ class TrackedFrame:
     """The tracks of one image.
 
     ``index`` counts the images of the recording from 0, ``source`` is the image's name there,
-    ``height`` and ``width`` its size in pixels, ``class_names`` the names of labels that have any.
+    ``height`` and ``width`` its size in pixels, ``class_names`` the names of labels that have any,
+    ``positions`` where in space tracks are by their ids, with the covariance, as far as the file
+    tells: (3,) metres in the optical frame of the camera and (3, 3).
     """
 
     index: int
@@ -34,6 +42,7 @@ class TrackedFrame:
     width: int
     instances: Instances
     class_names: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    positions: Mapping[int, Position] = dataclasses.field(default_factory=dict)
 
 
 class TracksWriter:
@@ -45,9 +54,9 @@ class TracksWriter:
         self._file.write(f'{{"format": "{FORMAT}", "model": {json.dumps(model)}, "frames": [')
         self._separator = '\n'
 
-    def write(self, frame: TrackedFrame) -> None:
-        """Add a frame."""
-        self._file.write(self._separator + json.dumps(_to_json(frame)))
+    def write(self, frame: TrackedFrame, places: Sequence[Place] | None = None) -> None:
+        """Add a frame, with where in space each of its tracks is."""
+        self._file.write(self._separator + json.dumps(_to_json(frame, places)))
         self._separator = ',\n'
 
     def close(self) -> None:
@@ -65,7 +74,7 @@ def write_tracks(path: Path, model: str, frames: Iterable[TrackedFrame]) -> None
     writer.close()
 
 
-def _to_json(frame: TrackedFrame) -> dict[str, Any]:
+def _to_json(frame: TrackedFrame, places: Sequence[Place] | None) -> dict[str, Any]:
     tracks = frame.instances
     instances = []
     for i in range(len(tracks)):
@@ -81,6 +90,7 @@ def _to_json(frame: TrackedFrame) -> dict[str, Any]:
                 'mask': None if mask is None else coco_rle(mask, frame.height, frame.width),
                 **({'name': tracks.names[i]} if tracks.names[i] else {}),
                 **_points_to_json(tracks.points[i] if tracks.points is not None else None),
+                **({'space': _place_to_json(places[i])} if places is not None else {}),
             }
         )
     return {
@@ -103,6 +113,32 @@ def _points_to_json(points: TrackedPoints | None) -> dict[str, Any]:
             'positive': points.positive.tolist(),
         }
     }
+
+
+def _place_to_json(place: Place) -> dict[str, Any]:
+    made: dict[str, Any] = {'reason': place.reason.name.lower()}
+    if place.position is not None:
+        made |= {
+            'position': _rounded(place.position),
+            'covariance': [float(f'{v:.3g}') for v in place.covariance.ravel()],
+        }
+    if isinstance(place.measured, Estimate):
+        box = place.measured.box
+        made |= {
+            'box_center': _rounded(box.mean(axis=0)),
+            'box_size': _rounded(place.measured.size),
+            'points': place.measured.points,
+        }
+    if place.motion is not None:
+        made |= {
+            'velocity': _rounded(place.motion.velocity),
+            'seconds_since_measured': round(place.motion.age, 3),
+        }
+    return made
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    return [round(float(value), 4) for value in values]
 
 
 def read_tracks(path: Path) -> list[TrackedFrame]:
@@ -137,7 +173,22 @@ def _from_json(frame: dict[str, Any]) -> TrackedFrame:
         points=tuple(_points(i.get('points')) for i in items) if followed else None,
     )
     names = {_whole(i['class_id']): str(i['class_name']) for i in items if i.get('class_name')}
-    return TrackedFrame(index, str(frame['source']), stamp_ns, height, width, instances, names)
+    positions = {
+        _whole(i['track_id']): _position(i['space'])
+        for i in items
+        if i.get('space') and 'position' in i['space']
+    }
+    return TrackedFrame(
+        *(index, str(frame['source']), stamp_ns, height, width, instances, names, positions)
+    )
+
+
+def _position(given: dict[str, Any]) -> Position:
+    position = np.array(given['position'], np.float64).reshape(3)
+    covariance = np.array(given['covariance'], np.float64).reshape(3, 3)
+    if not (np.isfinite(position).all() and np.isfinite(covariance).all()):
+        raise ValueError('a position that is not finite')
+    return position, covariance
 
 
 def _whole(value: Any) -> int:

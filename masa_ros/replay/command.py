@@ -13,14 +13,18 @@ from typing import Any
 from masa_ros import methods, options
 from masa_ros.errors import ConfigError, ImageError, SourceError
 from masa_ros.evaluation.command import report
+from masa_ros.evaluation.metrics import pair
+from masa_ros.evaluation.positions import score_positions
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.methods import METHODS
+from masa_ros.recordings.depth import open_depth
 from masa_ros.recordings.detections import read_detections
 from masa_ros.recordings.prompts import RecordedPrompt, read_prompts
 from masa_ros.recordings.recorder import Recorder
 from masa_ros.recordings.sources import Source, open_source
 from masa_ros.recordings.tracks_file import read_tracks
 from masa_ros.replay.run import Replay
+from masa_ros.replay.space import RecordedSpace, SpaceOptions
 from masa_ros.streams.stream import Stream, StreamConfig
 
 # No two runs agree when engines are put to use in the middle of one.
@@ -83,9 +87,24 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         action='store_true',
         help='write the points that tracks are followed by to tracks.json: sam_pt, not --ros',
     )
+    parser.add_argument(
+        '--depth',
+        default='',
+        metavar='WHERE',
+        help='say where in space tracks are, by depth registered to the images: a folder of '
+        '16-bit PNG, TIFF or NPY of their names or in their order, or a topic of the bag',
+    )
+    parser.add_argument(
+        '--camera-info',
+        type=Path,
+        metavar='FILE',
+        help='calibration of the images: height, width, k, d, distortion_model as json; of a bag '
+        'the camera_info beside the image topic',
+    )
     parser.add_argument('--no-overlay', action='store_true', help='write no overlay.mp4')
     methods.add_arguments(parser, arguments, _DEFAULTS)
     options.add_arguments(parser.add_argument_group('stream'), StreamConfig)
+    options.add_arguments(parser.add_argument_group('space, with --depth'), SpaceOptions)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise SourceError(f'{arguments.ground_truth} does not exist')
     if arguments.ros and arguments.detections:
         raise ConfigError('--detections is for replay in this process; leave out --ros')
+    if arguments.ros and arguments.depth:
+        raise ConfigError('--depth is for replay in this process; leave out --ros')
     if arguments.text is not None:
         arguments.find, arguments.words = 'words', arguments.text
     chosen: Any = options.from_arguments(METHODS[arguments.method].options, arguments)
@@ -120,6 +141,9 @@ def run(arguments: argparse.Namespace) -> int:
         truth = read_truth(arguments.ground_truth, tracked, arguments.video)
         html = arguments.output / 'evaluation.html'
         more |= report(tracked, truth, html, source, str(arguments.source)).rounded()
+        positions = score_positions(pair(tracked, truth)[0])
+        if positions is not None:
+            more['positions'] = dataclasses.asdict(positions)
     summary = recorder.summary(**more)
     print(
         f'{summary["frames_tracked"]} images, {summary["frames_refused"]} refused, '
@@ -151,12 +175,13 @@ def _here(
 ) -> dict[str, Any]:
     """Track in this process; returns what else belongs into the summary."""
     given = read_detections(arguments.detections) if arguments.detections else None
+    space = _space(source, arguments, recorder)
     method = methods.load(arguments.method, chosen, print)
     try:
         stream = Stream(method, rules, tell=recorder.event)
         if given is not None:
             stream.classes.names.update(given.class_names)
-        replay = Replay(stream, recorder, given, prompts)
+        replay = Replay(stream, recorder, given, prompts, space)
         replay.run(source, arguments.max_frames, arguments.realtime)
     finally:
         method.close()
@@ -168,6 +193,20 @@ def _here(
     if prompts:
         more['prompts'] = [dataclasses.asdict(answer) for answer in replay.answers]
     return more
+
+
+def _space(
+    source: Source, arguments: argparse.Namespace, recorder: Recorder
+) -> RecordedSpace | None:
+    """Return what says where tracks are, None where nobody asks."""
+    if not arguments.depth:
+        return None
+    config = options.from_arguments(SpaceOptions, arguments).space
+    depth = open_depth(
+        *(source, arguments.depth, arguments.camera_info),
+        *(round(config.slop * 1e9), config.scale),
+    )
+    return RecordedSpace(depth, config, recorder.event)
 
 
 def _through_ros(

@@ -19,6 +19,7 @@ from masa_ros.recordings.detections import GivenDetections
 from masa_ros.recordings.prompts import PromptAnswer, RecordedPrompt, answered, every_answer
 from masa_ros.recordings.recorder import Recorder
 from masa_ros.recordings.sources import Item, Source
+from masa_ros.replay.space import RecordedSpace
 from masa_ros.streams.stream import Refused, Stream
 from masa_ros.types import Frame, Instances, Result
 
@@ -40,6 +41,7 @@ class Replay:
     recorder: takes what comes of it.
     given: detections to track instead of the method's own.
     prompts: made on the images by their numbers.
+    space: says where in space tracks are, None where nobody asks.
 
     Attributes
     ----------
@@ -53,7 +55,9 @@ class Replay:
         recorder: Recorder,
         given: GivenDetections | None = None,
         prompts: Sequence[RecordedPrompt] = (),
+        space: RecordedSpace | None = None,
     ) -> None:
+        self._space = space
         self._stream, self._recorder, self._given = stream, recorder, given
         self._prompts: dict[int, list[int]] = collections.defaultdict(list)
         for number, recorded in enumerate(prompts):
@@ -126,7 +130,9 @@ class Replay:
             while self._open:
                 number, name, frame = self._open.popleft()
                 if frame is result.frame:
-                    self._recorder.add(number, name, result)
+                    space = self._space
+                    places = space.places(number, name, result) if space is not None else None
+                    self._recorder.add(number, name, result, places)
                     break
                 self._recorder.refuse(name, 'the method did not answer for it')
 
