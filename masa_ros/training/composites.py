@@ -26,7 +26,7 @@ _SMALLEST_SIDE = 10.0  # pixels; smaller objects are not drawn
 PIXELS, _SHARE = 40, 0.3  # of an object that must be visible
 
 
-class _Object(NamedTuple):
+class Item(NamedTuple):
     """A picture to draw: RGBA at a few sizes, and where it is in the two views.
 
     ``poses`` (2, 5): centre x, y in 0..1, logarithm of the enlargement, angle, shear.
@@ -46,7 +46,7 @@ class _Arrangement(NamedTuple):
 
     background: Array
     unknown: bool
-    objects: list[_Object]
+    objects: list[Item]
     camera: NDArray[np.float64]
 
 
@@ -286,7 +286,7 @@ class Composites:
         background, unknown = self._background(rng)
         count = int(rng.integers(1, 10))
         largest = min(height, width) * (0.95 if count < 4 else 0.7)
-        objects: list[_Object] = []
+        objects: list[Item] = []
         for _ in range(count):
             levels = self._picture(rng)
             side = float(np.exp(rng.uniform(np.log(18), np.log(largest))))
@@ -300,7 +300,7 @@ class Composites:
             turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.1 else rng.normal(0, 0.2)
             change = (rng.normal(0, 0.2), turn, rng.normal(0, 0.08))
             second = np.concatenate((there, first[2:] + change))
-            objects.append(_Object(levels, bool(rng.random() < 0.5), np.stack((first, second))))
+            objects.append(Item(levels, bool(rng.random() < 0.5), np.stack((first, second))))
         # Small ones mostly in front.
         sides = np.array([np.exp(o.poses[0, 2]) * max(o.levels[0].shape[:2]) for o in objects])
         order = np.argsort(-sides * rng.uniform(0.3, 1.0, count))

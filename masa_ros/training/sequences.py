@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generated recordings with exact masks, for networks that carry masks on.
 
-Composites whose objects move and hide each other, have twins, come and go, while the light may
-change; and photographs under changing views, the usual pre-training on still images.
+Composites whose objects move and hide each other, have twins, leave and come back elsewhere, while
+the light may change; and photographs under changing views, the usual pre-training on still images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masa_ros.training.composites import PIXELS, Array, Composites, seen
+from masa_ros.training.composites import PIXELS, Array, Composites, Item, seen
 from masa_ros.training.views import Seen, photometric
 
 _SMALLEST = 80  # pixels of an object that is to be followed
@@ -68,21 +68,20 @@ class Sequences(Composites):
         """Show a scene on part of its way, or in no order."""
         scene = self._arrange(rng)
         twins = [item for item in scene.objects if rng.random() < 0.25]
-        for item, shift in zip(twins, rng.normal(0, 0.25, (len(twins), 2))):
-            poses = item.poses.copy()
-            poses[:, :2] = (poses[:, :2] + shift) % 1
-            scene.objects.append(item._replace(poses=poses))
+        scene.objects.extend(_elsewhere(item, rng) for item in twins)
         length = rng.uniform(0.2, 1) ** 2  # mostly as slow as frames of a camera are
         times = rng.uniform(0, 1 - length) + rng.uniform(0, length, frames)
         if rng.random() < 0.85:
             times.sort()
         shadows, light = (int(rng.integers(1 << 62)) for _ in range(2))
         flickers = rng.random() < 0.2
+        away = _away(rng, frames, len(scene.objects))
         views = []
         for number, time in enumerate(times):
-            order = np.arange(len(scene.objects))
-            if number:
-                order = order[rng.random(len(order)) >= 0.05]
+            back = away[number - 1] & ~away[number] if number else away[0]
+            for i in np.flatnonzero(back & (rng.random(len(back)) < 0.5)):
+                scene.objects[i] = _elsewhere(scene.objects[i], rng)
+            order = np.flatnonzero(~away[number])
             if rng.random() < 0.1:
                 order = rng.permutation(order)
             drawn = self._render(scene, float(time), order, np.random.default_rng(shadows))
@@ -92,6 +91,27 @@ class Sequences(Composites):
             nothing = np.zeros(ids.shape, bool)
             views.append(seen(photometric(image, chance), ids, visible, nothing))
         return views
+
+
+def _elsewhere(item: Item, rng: np.random.Generator) -> Item:
+    """Return an object somewhere else in both views, moving as it does."""
+    poses = item.poses.copy()
+    poses[:, :2] = (poses[:, :2] + rng.normal(0, 0.25, 2)) % 1
+    return item._replace(poses=poses)
+
+
+def _away(rng: np.random.Generator, frames: int, count: int) -> Array:
+    """Tell which objects are not there, (frames, count): all of them are in the first frame.
+
+    Some are away once, for as long as may be, any in a single frame.
+    """
+    away = rng.random((frames, count)) < 0.05
+    left = rng.integers(1, frames, count)
+    gone = rng.integers(1, frames, count) * (rng.random(count) < 0.25)
+    numbers = np.arange(frames)[:, None]
+    away |= (left <= numbers) & (numbers < left + gone)
+    away[0] = False
+    return away
 
 
 def _of(view: Seen, ids: Array) -> Array:
