@@ -25,6 +25,7 @@ EXTRAS = {
     'sam': ['segment-anything'],
     'words': ['timm', 'transformers>=5.20'],
     'training': ['ncnn', 'tensorboard'],
+    'openvino': ['openvino>=2026.0'],
     'demo': ['scikit-image', 'scikit-learn'],
 }
 

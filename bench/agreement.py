@@ -138,7 +138,8 @@ def compare(reference: MasaDetector, images: list[np.ndarray]) -> Iterator[dict[
     """Measures of all forms and stages of one model."""
     known = cases(reference, images)
     for form, (convert, dtype) in FORMS.items():
-        network = convert(copy.deepcopy(reference.network))
+        network = copy.deepcopy(reference.network)
+        convert(network)
         for name, stage in masa_stages(network, reference.model).items():
             with portable_forms(), HalfAsOnAGpu():
                 for measure in trust.compare(stage, Eager(stage, dtype), known):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,7 @@ import clips
 import numpy as np
 import supervision
 import trackers
+from numpy.typing import NDArray
 from sequences import DATA, boxes_of, rate, recalled
 
 from masa_ros.demo import scene as demo_scene
@@ -43,17 +45,21 @@ class AnyTracker(Protocol):
         ...
 
 
-class ByOverlap:
-    """ByteTrack (Zhang et al. 2022) of the package ``trackers``: boxes alone, no appearance."""
+class OfTrackers:
+    """One of the package ``trackers``, none of which knows an appearance.
 
-    def __init__(self) -> None:
-        # As much memory and the same thresholds as the others have.
-        self.tracker = trackers.ByteTrackTracker(
-            lost_track_buffer=300,
-            frame_rate=30.0,
-            track_activation_threshold=0.5,
-            high_conf_det_threshold=0.5,
-        )
+    Parameters
+    ----------
+    kind: class of it; gets as much memory as the others have, and the same thresholds.
+
+    """
+
+    def __init__(self, kind: Callable[..., Any]) -> None:
+        thresholds = {'track_activation_threshold': 0.5, 'high_conf_det_threshold': 0.5}
+        known = inspect.signature(kind).parameters
+        chosen = {name: value for name, value in thresholds.items() if name in known}
+        self.tracker = kind(lost_track_buffer=300, frame_rate=30.0, **chosen)
+        self.image: NDArray[np.uint8] | None = None  # set before each update: cameras move
 
     def update(self, detections: Instances, stamp_ns: int, probe: Probe) -> Instances:
         """Return the tracks of a frame."""
@@ -62,7 +68,8 @@ class ByOverlap:
                 xyxy=detections.boxes,
                 confidence=detections.scores,
                 data={'index': np.arange(len(detections))},
-            )
+            ),
+            frame=self.image,
         )
         if not len(tracked):
             return detections[:0]
@@ -83,7 +90,10 @@ WAYS: dict[str, Callable[[], AnyTracker]] = {
     'tao': lambda: make_tracker(ReleasedConfig('tao', **SCORES)),
     'tao, 10 s': lambda: make_tracker(ReleasedConfig('tao', memo_tracklet_frames=100, **SCORES)),
     'bdd': lambda: make_tracker(ReleasedConfig('bdd', match_score_thr=0.6, **SCORES)),
-    'ByteTrack': ByOverlap,
+    'ByteTrack': lambda: OfTrackers(trackers.ByteTrackTracker),
+    'BoT-SORT': lambda: OfTrackers(trackers.BoTSORTTracker),
+    'OC-SORT': lambda: OfTrackers(trackers.OCSORTTracker),
+    'C-BIoU': lambda: OfTrackers(trackers.CBIoUTracker),
 }
 WITHOUT: dict[str, dict[str, Any]] = {
     'appearance': {'motion_weight': 1.0},
@@ -122,6 +132,8 @@ def run(detector: MasaDetector, tracker: AnyTracker, frames: list[Prepared]) -> 
     tracked = []
     for index, (frame, encoded, found) in enumerate(frames):
         probe = functools.partial(detector.probe, encoded)
+        if isinstance(tracker, OfTrackers):
+            tracker.image = frame.image
         tracks = tracker.update(found, frame.stamp_ns, probe)
         height, width = frame.image.shape[:2]
         tracked.append(TrackedFrame(index, '', frame.stamp_ns, height, width, tracks))

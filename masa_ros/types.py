@@ -255,10 +255,9 @@ class Instances:
                 object.__setattr__(self, name, np.full((count, *shape), fill, dtype))
         if self.names is None:
             object.__setattr__(self, 'names', ('',) * count)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name, value in vars(self).items():
             if value is not None and len(value) != count:
-                raise ValueError(f'{field.name} has length {len(value)}, boxes has {count}')
+                raise ValueError(f'{name} has length {len(value)}, boxes has {count}')
 
     def __len__(self) -> int:
         """Return the number of instances."""
@@ -298,12 +297,11 @@ class Instances:
                 index = index.astype(np.intp)
         chosen = np.arange(len(self))[index]
         values: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value: Any = getattr(self, field.name)
+        for name, value in vars(self).items():
             if isinstance(value, tuple):
-                values[field.name] = tuple(value[i] for i in chosen)
+                values[name] = tuple([value[i] for i in chosen.tolist()])
             else:
-                values[field.name] = None if value is None else value[chosen]
+                values[name] = None if value is None else value[chosen]
         return Instances(**values)
 
     @classmethod

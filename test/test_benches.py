@@ -18,7 +18,7 @@ BENCH = Path(__file__).resolve().parents[1] / 'bench'
 NAMES = sorted(
     file.stem
     for file in BENCH.glob('*.py')
-    if file.stem not in ('common', 'run', 'clips', 'sequences')
+    if file.stem not in ('common', 'run', 'clips', 'sequences', 'depth_scenes')
 )
 
 

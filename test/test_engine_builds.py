@@ -10,15 +10,23 @@ import importlib.util
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from no_gpu import pretended_gpu
 
 from masa_ros.engines.tensorrt import TensorRT, export
+from masa_ros.models.aot.network import AotSizes, DeAotNetwork
+from masa_ros.models.deva.network import DevaNetwork, DevaSizes
 from masa_ros.models.masa_stages import masa_stages
 from masa_ros.models.network import MasaNetwork
+from masa_ros.models.pips import Pips
 from masa_ros.models.precision import PRECISIONS, storage
 from masa_ros.models.zoo import model_config
+from masa_ros.point_trackers.pips import PipsTracker
+from masa_ros.propagators.deaot import DeaotPropagator, DeaotPropagatorConfig
+from masa_ros.propagators.deva import DevaPropagator, DevaPropagatorConfig
+from masa_ros.propagators.nano import NanoPropagator, NanoPropagatorConfig
 
 pytestmark = [
     pytest.mark.engines,
@@ -84,6 +92,18 @@ def _build_without_a_gpu():
         yield
 
 
+def build(case, stage, inputs):
+    """Build an engine and add a line to the table; returns the exported program."""
+    program = export(stage, inputs)
+    operators = Counter(str(n.target) for n in program.graph.nodes if n.op == 'call_function')
+    start = time.perf_counter()
+    engine = TensorRT().build(stage, inputs)
+    seconds = time.perf_counter() - start
+    TABLE.append((case, stage.name, operators.total(), len(operators), len(engine), seconds))
+    assert len(engine) > 10_000
+    return program
+
+
 @pytest.mark.parametrize('case', CASES)
 def test_all_stages_become_engines(case):
     model, precision, shape, names = CASES[case]
@@ -98,17 +118,36 @@ def test_all_stages_become_engines(case):
     for name, stage in masa_stages(network, model).items():
         if name not in names:
             continue
-        inputs = example(stage, made, dtype)
-        program = export(stage, inputs)
-        operators = Counter(str(n.target) for n in program.graph.nodes if n.op == 'call_function')
-        start = time.perf_counter()
-        engine = TensorRT().build(stage, inputs)
-        seconds = time.perf_counter() - start
-        TABLE.append((case, name, operators.total(), len(operators), len(engine), seconds))
-        assert len(engine) > 10_000
+        program = build(case, stage, example(stage, made, dtype))
         if name == 'image':
             outputs = program.graph.find_nodes(op='output')[0].args[0]
             made |= {
                 key: torch.zeros(node.meta['val'].shape, dtype=node.meta['val'].dtype)
                 for key, node in zip(stage.outputs, outputs)
             }
+
+
+FOLLOWERS = {
+    'nano': (lambda: NanoPropagator.load(NanoPropagatorConfig(), 'cpu'), (384, 512)),
+    'deva': (
+        lambda: DevaPropagator(DevaNetwork(DevaSizes()), DevaPropagatorConfig(), 'cpu'),
+        (480, 640),
+    ),
+    'deaot': (
+        lambda: DeaotPropagator(DeAotNetwork(AotSizes()), DeaotPropagatorConfig(), 'cpu'),
+        (241, 321),
+    ),
+    'pips': (lambda: PipsTracker(Pips()), (240, 320)),
+}
+
+
+@pytest.mark.parametrize('name', FOLLOWERS)
+def test_what_follows_objects_becomes_engines(name):
+    make, shape = FOLLOWERS[name]
+    torch.manual_seed(0)
+    network = make()
+    image = np.random.default_rng(0).integers(0, 255, (*shape, 3), np.uint8)
+    (case,) = network.cases([image])
+    for stage in network.stages_in('fp16').values():
+        stage.times = 1  # iterations of PIPs, which are alike
+        build(f'{name} fp16', stage, stage.arrange(case.inputs[stage.name], torch.float16))

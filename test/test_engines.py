@@ -117,6 +117,7 @@ def test_precisions_that_are_tried_get_more_exact():
     assert stages['boxes'].precisions('fp16') == ['fp16', 'fp32']
     assert stages['boxes'].precisions('mixed') == ['mixed', 'fp32']
     assert stages['image'].precisions('fp32') == ['fp32']
+    assert stages['image'].precisions('bf16') == ['bf16', 'fp32']
 
 
 # Built, refused
@@ -221,7 +222,7 @@ class Halves(Stage):
 class Toy:
     """A network of nobody's: all that the engines may know is here."""
 
-    name, device, precision = 'toy', 'cpu', 'fp32'
+    name, device, precision, asked = 'toy', 'cpu', 'fp32', 'fp32'
 
     def __init__(self):
         torch.manual_seed(0)
@@ -465,4 +466,4 @@ def test_own_calibration_images_are_used_and_read_safely(tmp_path):
 
 def test_all_runtimes_say_what_they_miss():
     assert runtimes.RUNTIMES['tensorrt'].missing('cpu') == 'TensorRT needs a CUDA device'
-    assert runtimes.choose('auto', 'cpu').name == 'eager'
+    assert [runtime.name for runtime in runtimes.choose('auto', 'cpu')] == ['eager']

@@ -38,7 +38,7 @@ def test_the_command_lists_and_clears(runtime, tmp_path, monkeypatch, capsys):
 
 def test_the_command_builds_and_verifies(runtime, tmp_path, monkeypatch, capsys, seeded_weights):
     monkeypatch.setenv('MASA_ROS_ENGINES', str(tmp_path))
-    monkeypatch.setattr(prepare, 'choose', lambda name, device: runtime)
+    monkeypatch.setattr(prepare, 'choose', lambda name, device: (runtime,))
     options = ['--weights', str(seeded_weights), '--camera-size', '320x240']
     assert main(['engines', 'build', *options, '--input-size', '256', '--device', 'cpu']) == 0
     printed = capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_the_command_tells_engines_that_do_not_run_as_they_were_built(
     runtime, tmp_path, monkeypatch, capsys, seeded_weights, wrap
 ):
     monkeypatch.setenv('MASA_ROS_ENGINES', str(tmp_path))
-    monkeypatch.setattr(prepare, 'choose', lambda name, device: runtime)
+    monkeypatch.setattr(prepare, 'choose', lambda name, device: (runtime,))
     options = ['--weights', str(seeded_weights), '--input-size', '256', '--device', 'cpu']
     assert main(['engines', 'verify', *options]) == 0
     assert 'not there before, built now: image, embeddings' in capsys.readouterr().out

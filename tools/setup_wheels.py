@@ -108,7 +108,7 @@ class Environment:
             file = ROOT / 'requirements-engines.txt'
             files.append(file)
             if self.done.get('engines') != digest([file]):
-                say('installing TensorRT-RTX (a minute)')
+                say('installing OpenVINO and TensorRT-RTX (a minute)')
                 self._pip('--no-deps', '--no-build-isolation', '-r', str(file), log='pip-engines')
                 self._remember(engines=digest([file]))
         self._check_pins(files)
@@ -327,7 +327,7 @@ def main() -> int:
     """Run the steps whose inputs changed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--dev', action='store_true', help='also what tests and linters need')
-    parser.add_argument('--engines', action='store_true', help='also what builds TensorRT engines')
+    parser.add_argument('--engines', action='store_true', help='also what builds engines')
     parser.add_argument(
         '--jazzy', action='store_true', help='also .venv-jazzy, a second environment for the tests'
     )

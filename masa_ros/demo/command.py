@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         metavar='DIR',
         help='emptied, then filled (%(default)s)',
     )
-    methods.add_arguments(parser, arguments)
+    # The recording is over before engines are built.
+    methods.add_arguments(parser, arguments, {'runtime': 'eager'})
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import itertools
@@ -31,9 +30,9 @@ from masa_ros.models.heads import ProposalHead, clip_boxes, select_proposals
 from masa_ros.models.masa_stages import masa_stages
 from masa_ros.models.masks import Pasted, View, mask_nms
 from masa_ros.models.network import MasaNetwork
-from masa_ros.models.precision import PRECISIONS, storage
 from masa_ros.models.preprocess import fitted_to, normalise, padded_input
-from masa_ros.models.stages import Case, Eager, Run, Runs, Stage, joined, run_rows
+from masa_ros.models.staged import Staged, check_precision
+from masa_ros.models.stages import Case, Run, Stage, joined, run_rows
 from masa_ros.models.upload import to_device
 from masa_ros.models.zoo import model_config
 from masa_ros.types import Frame, Instances
@@ -67,21 +66,16 @@ class Seen(NamedTuple):
         return Seen(*(values[index] for values in self))
 
 
-class MasaDetector:
+class MasaDetector(Staged):
     """Segment everything in single images. Holds no state between images.
 
-    A ``Detector``, and ``masa_ros.engines.compilable.Compilable``.
+    A ``Detector``, and ``masa_ros.engines.compilable.Compilable``; see ``Staged`` for the rest.
 
     Attributes
     ----------
     name: of the model.
     class_names: of the labels of what it finds.
     takes_words: where it knows classes, their names.
-    device: where it runs, for example 'cpu' or 'cuda:0'.
-    precision: in which: 'fp32', 'fp16' or 'mixed'.
-    stages: the pieces of the network as modules, by name.
-    eager: what runs them by plain PyTorch.
-    runs: what runs them, asked with every batch of images.
 
     """
 
@@ -92,19 +86,12 @@ class MasaDetector:
         self.class_names = MappingProxyType(dict(enumerate(model.class_names)))
         self.takes_words = bool(model.class_names)
         self.config = config
-        self.device = device
+        super().__init__(network, device, config.precision)
         self.weights = 'random'
-        self.precision = config.precision
-        if config.precision == 'auto':
-            self.precision = 'fp16' if device.startswith('cuda') else 'fp32'
-        self.network = network.eval().to(device).to(memory_format=torch.channels_last)
-        PRECISIONS[self.precision](self.network)
-        self.stages: Mapping[str, Stage] = masa_stages(self.network, model)
-        dtype = storage(self.precision)
-        self.eager: Mapping[str, Run] = {
-            name: Eager(stage, dtype) for name, stage in self.stages.items()
-        }
-        self.runs: Runs = self._run_eagerly
+
+    def stages_of(self, network: MasaNetwork) -> Mapping[str, Stage]:
+        """See ``Staged``."""
+        return masa_stages(network, self.model)
 
     @classmethod
     def load(cls, config: DetectorConfig) -> MasaDetector:
@@ -120,10 +107,7 @@ class MasaDetector:
         """
         model = model_config(config.model)
         device = choose_device(config.device)
-        if config.precision in ('fp16', 'mixed') and device.type == 'cpu':
-            raise ConfigError(
-                f'precision {config.precision} needs a CUDA device; on the CPU take fp32 or auto'
-            )
+        check_precision(config.precision, device)
         _check_size(model, config)
         path = Path(config.weights) if config.weights else model.shipped_weights
         if path is None and model.name not in MODEL_FILES:
@@ -222,16 +206,7 @@ class MasaDetector:
         return self._encode(tensor, view, self.runs((tensor.shape[2], tensor.shape[3])))
 
     def _encode(self, tensor: Tensor, view: View, run: Mapping[str, Run]) -> list[Encoded]:
-        if run is not self.eager:  # engines are built for one image
-            return [Encoded(run['image'](images=image), view, run) for image in tensor.split(1)]
-        made = run['image'](images=tensor)
-        return [
-            Encoded({name: value[i : i + 1] for name, value in made.items()}, view, run)
-            for i in range(len(tensor))
-        ]
-
-    def _run_eagerly(self, shape: tuple[int, int]) -> Mapping[str, Run]:
-        return self.eager
+        return [Encoded(tensors, view, run) for tensors in self.image_stage(tensor, run)]
 
     @torch.inference_mode()
     def find(self, encoded: Encoded, words: Sequence[str] = ()) -> Instances:
@@ -410,18 +385,9 @@ class MasaDetector:
         pooled, embeddings = self._per_box('embeddings', encoded, boxes)
         return pooled, np.asarray(embeddings.cpu().numpy())
 
-    def reference(self) -> MasaDetector:
-        """Return the same network in float32, run by plain PyTorch.
-
-        Raises
-        ------
-        WeightsError
-            When its weights are not there any more.
-
-        """
-        if self.precision == 'fp32':
-            return self
-        return MasaDetector.load(dataclasses.replace(self.config, precision='fp32'))
+    def loaded_in(self, precision: str) -> MasaDetector:
+        """See ``Staged``."""
+        return MasaDetector.load(dataclasses.replace(self.config, precision=precision))
 
     @torch.inference_mode()
     def cases(self, images: Sequence[NDArray[np.uint8]]) -> list[Case]:
@@ -436,12 +402,6 @@ class MasaDetector:
             boxes = functools.partial(self._boxes_at, encoded)
             cases.append(make_case(self.stages, encoded.run, view, tensors, proposals, boxes))
         return cases
-
-    def stages_in(self, precision: str) -> Mapping[str, Stage]:
-        """Return the stages of a copy of a float32 network, brought to a precision."""
-        network = copy.deepcopy(self.network)
-        PRECISIONS[precision](network)
-        return masa_stages(network, self.model)
 
 
 _SAME_PLACE = 0.3

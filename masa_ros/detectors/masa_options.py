@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 
 from masa_ros import options
-from masa_ros.models.precision import PRECISIONS
+from masa_ros.models.staged import precision_option
 from masa_ros.models.zoo import ZOO
 from masa_ros.options import option
 
@@ -23,12 +23,7 @@ class DetectorConfig:
         '', 'path of a weights file; empty: the one shipped with the model, or fetched for it'
     )
     device: str = option('auto', "where to run: 'auto', 'cpu', 'cuda' or 'cuda:N'")
-    precision: str = option(
-        'auto',
-        'arithmetic of the network; auto: fp16 on a GPU, fp32 on a CPU; mixed: fp16 for '
-        'convolutions and linear layers alone',
-        choices=('auto', *PRECISIONS),
-    )
+    precision: str = precision_option()
     input_size: int = option(
         0,
         "long side of the network's input, pixels. Larger finds smaller objects and is slower",

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from masa_ros.engines import trust
+from masa_ros.engines import race, trust
 from masa_ros.engines.cache import EngineCache, Stored, key_of
 from masa_ros.engines.calibration_set import calibration_images, calibration_version
 from masa_ros.engines.compilable import Compilable, Reference
-from masa_ros.engines.identity import identity_of
+from masa_ros.engines.identity import cpu_version, identity_of
 from masa_ros.engines.runtimes import Runtime
 from masa_ros.engines.tensorrt import first_line
 from masa_ros.errors import EngineError
@@ -34,7 +34,8 @@ class Prepared(NamedTuple):
     seconds: that building and checking took.
     size: bytes of the engine.
     agreement: with float32, measured when it was built.
-    notes: precisions that were tried before, and what was wrong with them.
+    notes: what was tried before or beside it, and what was wrong with that.
+    choice: why this one where several were compared, with their times; '' where none were.
 
     """
 
@@ -46,6 +47,12 @@ class Prepared(NamedTuple):
     size: int
     agreement: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    choice: str = ''
+
+    @property
+    def refused(self) -> bool:
+        """Whether PyTorch runs eagerly what should be compiled, and not because it is faster."""
+        return self.runtime == 'eager' and not self.choice
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Prepared:
@@ -60,7 +67,15 @@ class Prepared(NamedTuple):
             line += f' in {self.seconds:.1f} s'
         if self.size:
             line += f', {self.size / 2**20:.1f} MiB'
-        return '; '.join((line, *self.agreement, *self.notes))
+        return '; '.join(filter(None, (line, self.choice, *self.agreement, *self.notes)))
+
+
+class _Made(NamedTuple):
+    """What became of a stage, what runs it, and what of that is kept."""
+
+    done: Prepared
+    run: Run
+    data: bytes = b''
 
 
 class Stopped(Exception):  # noqa: N818 - it tells no error
@@ -88,7 +103,9 @@ class Builder:
     Parameters
     ----------
     network: whose stages are compiled.
-    runtime, cache: what compiles and keeps them.
+    runtimes: what compiles them. Of one, the first precision that agrees is taken; of several,
+        the fastest of all that agree, by measurement.
+    cache: keeps them.
     calibration: folder of images besides those of the package, or ''.
     log: takes a line about everything worth telling.
     progress: is kept up to date.
@@ -98,13 +115,13 @@ class Builder:
     def __init__(
         self,
         network: Compilable,
-        runtime: Runtime,
+        runtimes: Sequence[Runtime],
         cache: EngineCache,
         calibration: str,
         log: Callable[[str], None],
         progress: Progress,
     ) -> None:
-        self.network, self.runtime, self.cache = network, runtime, cache
+        self.network, self.runtimes, self.cache = network, runtimes, cache
         self.calibration, self.log, self.progress = calibration, log, progress
         self._identities: dict[str, dict[str, Any]] = {}
 
@@ -139,17 +156,18 @@ class Builder:
         stage, device = self.network.stages[name], torch.device(self.network.device)
         if name not in self._identities:
             self._identities[name] = identity_of(stage)
-        gpu = 'cpu'
         if device.type == 'cuda':
             major, minor = torch.cuda.get_device_capability(device)
-            gpu = f'{torch.cuda.get_device_name(device)} {major}.{minor}'
+            machine = {'gpu': f'{torch.cuda.get_device_name(device)} {major}.{minor}'}
+        else:
+            machine = {'gpu': 'cpu', 'cpu': cpu_version()}
         return {
             'stage': name,
             **self._identities[name],
-            'runtime': self.runtime.name,
-            'version': self.runtime.version(),
-            'gpu': gpu,
-            'wanted': self.network.precision,
+            'runtime': ' or '.join(runtime.name for runtime in self.runtimes),
+            'version': '; '.join(runtime.version() for runtime in self.runtimes),
+            **machine,
+            'wanted': [self.network.precision, *(self._wanted(r) for r in self.runtimes)],
             'input': shape,
             'limits': dict(stage.limits),
             'calibration': calibration_version(self.calibration),
@@ -159,7 +177,7 @@ class Builder:
         self, name: str, shape: tuple[int, int], workshop: _Workshop
     ) -> tuple[Prepared, Run]:
         """Take one stage from disk or build it."""
-        if not self.runtime.keeps:
+        if not any(runtime.keeps for runtime in self.runtimes):
             return self._build(name, workshop)[:2]
         facts = self.facts(name, shape)
         key = key_of(facts)
@@ -175,7 +193,7 @@ class Builder:
                     self.log(f'{error}; it is built again')
             done, run, data = self._build(name, workshop)
             # What failed, for want of memory perhaps, may succeed the next time.
-            if done.origin == 'built' or all('disagrees' in note for note in done.notes):
+            if done.runtime != 'eager' or all('disagrees' in note for note in done.notes):
                 date = datetime.now(timezone.utc).isoformat(timespec='seconds')
                 told = {'model': self.network.name, 'date': date}
                 self.cache.write(key, Stored(facts | done._asdict() | told, data))
@@ -185,41 +203,91 @@ class Builder:
 
     def _load(self, kept: Prepared, data: bytes) -> Run:
         if kept.runtime == 'eager':
-            # What did not agree when it was built does not agree now: nothing of it has changed.
+            # What did not agree or was slower when it was built is so now: nothing has changed.
             return self.network.eager[kept.stage]
         stage, dtype = self.network.stages[kept.stage], storage(kept.precision)
-        return self.runtime.load(stage, data, dtype, self.network.device)
+        runtime = next(each for each in self.runtimes if each.name == kept.runtime)
+        return runtime.load(stage, data, dtype, self.network.device)
 
-    def _build(self, name: str, workshop: _Workshop) -> tuple[Prepared, Run, bytes]:
-        """Build in the wanted precision or the next one that agrees."""
-        stage, wanted = self.network.stages[name], self.network.precision
-        start, notes = time.monotonic(), []
-        self.progress.since = start
+    def _wanted(self, runtime: Runtime) -> str:
+        """Return the least exact precision that engines of a runtime may have."""
+        network = self.network
+        if network.asked == 'auto':
+            return runtime.lower(network.device) or network.precision
+        return network.asked
+
+    def _build(self, name: str, workshop: _Workshop) -> _Made:
+        """Build in the wanted precision or the next one that agrees; the fastest of several."""
+        self.progress.since = start = time.monotonic()
         self.progress.doing = f'building {name}'
         try:
-            cases = workshop.cases
-            for precision in stage.precisions(wanted):
-                self._check_wanted()
-                self.progress.doing = f'building {name} ({self.runtime.name} {precision})'
-                self.log(self.progress.doing)
-                try:
-                    data, run = workshop.build(self.runtime, name, precision)
-                    measures = trust.compare(stage, run, cases)
-                except (EngineError, RuntimeError) as error:  # RuntimeError: all torch raises
-                    notes.append(f'{precision} failed: {first_line(error)}')
-                    continue
-                wrong = [str(measure) for measure in measures if not measure.good]
-                if wrong:
-                    notes.append(f'{precision} disagrees: {", ".join(wrong)}')
-                    continue
-                seconds = round(time.monotonic() - start, 1)
-                made = (name, self.runtime.name, precision, 'built', seconds, len(data))
-                return Prepared(*made, tuple(map(str, measures)), tuple(notes)), run, data
+            made, notes = self._candidates(name, workshop)
+            if len(self.runtimes) > 1:
+                made = [self._fastest(name, made, workshop)]
         finally:
             self.progress.doing = ''
         seconds = round(time.monotonic() - start, 1)
-        refused = (name, 'eager', wanted, 'refused', seconds, 0)
-        return Prepared(*refused, (), tuple(notes)), self.network.eager[name], b''
+        if made:
+            done, run, data = made[0]
+            return _Made(done._replace(seconds=seconds, notes=notes), run, data)
+        refused = (name, 'eager', self.network.precision, 'refused', seconds, 0)
+        return _Made(Prepared(*refused, (), notes), self.network.eager[name])
+
+    def _candidates(self, name: str, workshop: _Workshop) -> tuple[list[_Made], tuple[str, ...]]:
+        """Return what agrees with float32: of one runtime the first, of several all.
+
+        Less exact ones come first, eager PyTorch last. With them, what was wrong with the others.
+        """
+        stage, several = self.network.stages[name], len(self.runtimes) > 1
+        found: list[_Made] = []
+        notes: list[str] = []
+        for runtime in self.runtimes:
+            if runtime.name == 'eager':  # what engines are compared with, or warm starts run
+                done = Prepared(name, 'eager', self.network.precision, 'built', 0.0, 0, ())
+                found.append(_Made(done, self.network.eager[name]))
+                continue
+            for precision in stage.precisions(self._wanted(runtime)):
+                if found and not several:
+                    break
+                self._check_wanted()
+                made = self._candidate(name, runtime, precision, workshop)
+                if isinstance(made, _Made):
+                    found.append(made)
+                else:
+                    notes.append(f'{f"{runtime.name} " * several}{precision} {made}')
+        return found, tuple(notes)
+
+    def _candidate(
+        self, name: str, runtime: Runtime, precision: str, workshop: _Workshop
+    ) -> _Made | str:
+        """Build a stage in one precision and compare it; what is wrong with it, if anything."""
+        cases = workshop.cases
+        self.progress.doing = f'building {name} ({runtime.name} {precision})'
+        self.log(self.progress.doing)
+        try:
+            data, run = workshop.build(runtime, name, precision)
+            measures = trust.compare(self.network.stages[name], run, cases)
+        except (EngineError, RuntimeError) as error:  # RuntimeError: all torch raises
+            return f'failed: {first_line(error)}'
+        wrong = [str(measure) for measure in measures if not measure.good]
+        if wrong:
+            return f'disagrees: {", ".join(wrong)}'
+        agreement = tuple(map(str, measures))
+        done = Prepared(name, runtime.name, precision, 'built', 0.0, len(data), agreement)
+        return _Made(done, run, data)
+
+    def _fastest(self, name: str, made: Sequence[_Made], workshop: _Workshop) -> _Made:
+        """Measure what agrees and return the fastest, the most exact of those hardly slower."""
+        names = [f'{each.done.runtime} {each.done.precision}' for each in made]
+        if len(made) == 1:
+            return made[0]._replace(done=made[0].done._replace(choice=f'{names[0]} alone agrees'))
+        self._check_wanted()
+        self.progress.doing = f'timing {name}'
+        inputs = [case.inputs[name] for case in workshop.cases]
+        seconds = race.medians([each.run for each in made], inputs)
+        best = made[race.fastest(seconds)]
+        times = ', '.join(f'{each} {value * 1e3:.1f} ms' for each, value in zip(names, seconds))
+        return best._replace(done=best.done._replace(choice=f'fastest of {times}'))
 
 
 class _Workshop:

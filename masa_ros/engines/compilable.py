@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from masa_ros.models.stages import Case, Run, Stage
+from masa_ros.models.stages import Case, Run, Runs, Stage
 
 
 class Reference(Protocol):
@@ -40,11 +40,16 @@ class Compilable(Protocol):
     ----------
     name: of the model; tells users whose engines lie on the disk.
     device: where it runs.
-    precision: in which, and the one that engines are to have.
+    precision: in which PyTorch runs it.
+    asked: the precision that engines are to have; 'auto' where that is left open: the network's
+        own, or a lower one that agrees with float32 (``Runtime.lower``).
     stages: its stages by name, in the order in which they are built.
     eager: what runs them by plain PyTorch.
+    runs: what runs them now, asked with the size of every input.
 
     """
+
+    runs: Runs
 
     @property
     def name(self) -> str:
@@ -62,6 +67,11 @@ class Compilable(Protocol):
         ...
 
     @property
+    def asked(self) -> str:
+        """See above."""
+        ...
+
+    @property
     def stages(self) -> Mapping[str, Stage]:
         """See above."""
         ...
@@ -69,6 +79,10 @@ class Compilable(Protocol):
     @property
     def eager(self) -> Mapping[str, Run]:
         """See above."""
+        ...
+
+    def input_shape(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of the input for images of this size."""
         ...
 
     def reference(self) -> Reference:

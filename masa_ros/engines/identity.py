@@ -9,10 +9,12 @@ same stage in another model is the same.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -42,6 +44,29 @@ def identity_of(stage: Stage) -> dict[str, Any]:
         'code': code_version(own),
         'packages': package_versions(modules - own),
     }
+
+
+_CPU_FACTS = (
+    *('vendor_id', 'cpu family', 'model', 'model name', 'stepping', 'flags'),
+    *('CPU implementer', 'CPU architecture', 'CPU variant', 'CPU part', 'Features'),
+)
+"""What /proc/cpuinfo tells of a processor on x86 and Arm that is not of the moment."""
+
+
+@functools.cache
+def _cpu_facts() -> str:
+    found = {platform.machine(), platform.processor()}
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            name, _, value = line.partition(':')
+            if name.strip() in _CPU_FACTS:
+                found.add(f'{name.strip()}: {value.strip()}')
+    return hashlib.sha256('\n'.join(sorted(found)).encode()).hexdigest()[:16]
+
+
+def cpu_version() -> str:
+    """Return what tells the processor, and the threads that are used of it, from others."""
+    return f'{_cpu_facts()}, {torch.get_num_threads()} threads'
 
 
 def weights_version(stage: torch.nn.Module) -> str:

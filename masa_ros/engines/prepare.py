@@ -19,7 +19,7 @@ from masa_ros.engines.build import Builder, Prepared, Progress, Stopped
 from masa_ros.engines.cache import EngineCache
 from masa_ros.engines.calibration_set import calibration_images
 from masa_ros.engines.compilable import Compilable
-from masa_ros.engines.runtimes import RUNTIMES, choose
+from masa_ros.engines.runtimes import RUNTIMES, choose, left_out
 from masa_ros.engines.tensorrt import first_line
 from masa_ros.errors import ConfigError, EngineError
 from masa_ros.models.devices import lost_device
@@ -42,8 +42,8 @@ class EngineConfig:
 
     runtime: str = option(
         'auto',
-        'what runs the network; auto: TensorRT where it is installed, else torch.compile, on a '
-        'CPU eager PyTorch',
+        'what runs the network; auto: TensorRT where it is installed, else torch.compile; on a '
+        'CPU the faster of OpenVINO, where it is installed, and eager PyTorch',
         choices=lambda: ('auto', *RUNTIMES),
     )
     warm_start: bool = option(
@@ -74,6 +74,10 @@ class EngineConfig:
         return (int(found[1]), int(found[2])) if found else None
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""Held by whoever builds: two builds at once would need the memory of two."""
+
+
 class _Made(NamedTuple):
     """The engines for one input shape."""
 
@@ -85,8 +89,9 @@ class Engines:
     """What runs a network: engines where they are ready, plain PyTorch everywhere else.
 
     They are built in the network's precision; what does not agree with float32 is built again in
-    the next higher one. One shape is built at a time: what is asked for meanwhile is built when it
-    is asked for once more. Safe to use from several threads.
+    the next higher one. Where several runtimes may run it, each stage gets the fastest. One shape
+    is built at a time: what is asked for meanwhile is built when it is asked for once more. Safe
+    to use from several threads.
 
     Parameters
     ----------
@@ -108,11 +113,14 @@ class Engines:
         log: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.network, self.config, self.log = network, config, log
-        self.runtime = choose(config.runtime, network.device)
+        runtimes = choose(config.runtime, network.device)
+        self.runtime = runtimes[0]
+        if missing := left_out(config.runtime, network.device):
+            log(f'runtime auto: {self.runtime.name} alone, {missing}')
         self.cache = EngineCache(Path(config.folder).expanduser() if config.folder else None)
         self._progress = Progress()
         self._builder = Builder(
-            network, self.runtime, self.cache, config.calibration, log, self._progress
+            network, runtimes, self.cache, config.calibration, log, self._progress
         )
         # All below is read and written under the lock of ``_changed``.
         self._changed = threading.Condition()
@@ -142,7 +150,7 @@ class Engines:
         """Whether something that should be compiled is run eagerly at the shape in use."""
         with self._changed:
             failed = bool(self._given_up) or self._shape in self._failures
-        return failed or any(done.runtime == 'eager' for done in self.prepared)
+        return failed or any(done.refused for done in self.prepared)
 
     @property
     def status(self) -> str:
@@ -251,8 +259,12 @@ class Engines:
         made: _Made | None = None
         failure: Exception | None = None
         try:
-            done = list(self._builder.all(shape))
-            runs = {p.stage: self._watched(p.stage, run) for p, run in done}
+            with _ONE_AT_A_TIME:
+                done = list(self._builder.all(shape))
+            eager = self.network.eager
+            runs: Mapping[str, Run] = {p.stage: self._watched(p.stage, run) for p, run in done}
+            if all(run is eager[name] for name, run in runs.items()):
+                runs = eager  # which takes a batch of images
             made = _Made(tuple(p for p, _ in done), runs)
         except Stopped:
             pass

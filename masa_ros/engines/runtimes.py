@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from masa_ros.engines.openvino import OpenVINO
 from masa_ros.engines.tensorrt import TensorRT
 from masa_ros.errors import ConfigError
 from masa_ros.models.stages import Eager, Run, Stage
@@ -35,6 +36,12 @@ class Runtime(Protocol):
 
     def version(self) -> str:
         """Return the versions that its engines depend on."""
+
+    def lower(self, device: str) -> str:
+        """Return a precision below that of the network to begin with on a device; '' for none.
+
+        Asked where the user left the precision open.
+        """
 
     def build(self, stage: Stage, inputs: Sequence[Tensor]) -> bytes:
         """Compile a stage for inputs of these shapes and types; any number of rows.
@@ -71,6 +78,10 @@ class EagerRuntime:
         """Version of torch."""
         return str(torch.__version__)
 
+    def lower(self, device: str) -> str:
+        """Return nothing: nobody would check it."""
+        return ''
+
     def build(self, stage: Stage, inputs: Sequence[Tensor]) -> bytes:
         """Nothing is to be built."""
         return b''
@@ -98,6 +109,10 @@ class CompileRuntime:
         """Version of torch."""
         return str(torch.__version__)
 
+    def lower(self, device: str) -> str:
+        """Return nothing: every precision takes minutes to compile."""
+        return ''
+
     def build(self, stage: Stage, inputs: Sequence[Tensor]) -> bytes:
         """Nothing is kept: kernels are made at the first call."""
         return b''
@@ -122,19 +137,27 @@ class _Compiled(Eager):
                 for name, value in zip(self.stage.inputs, inputs)
             ]
         found = self._forward(*inputs)
+        if self.dtype == torch.bfloat16:  # as everything else is on a CPU
+            found = tuple(value.float() if value.is_floating_point() else value for value in found)
         if single:
             found = tuple(value[:1] for value in found)
         return dict(zip(self.stage.outputs, found))
 
 
 RUNTIMES: dict[str, Runtime] = {
-    runtime.name: runtime for runtime in (TensorRT(), CompileRuntime(), EagerRuntime())
+    runtime.name: runtime for runtime in (TensorRT(), OpenVINO(), CompileRuntime(), EagerRuntime())
 }
 """All runtimes, the fastest on a GPU first."""
 
+_MEASURED = ('openvino', 'eager')
+"""What 'auto' measures on a CPU. Not 'compile': it takes minutes a stage, again at every start."""
 
-def choose(name: str, device: str) -> Runtime:
-    """Return the runtime of that name; 'auto': the fastest there is, eager on a CPU.
+
+def choose(name: str, device: str) -> tuple[Runtime, ...]:
+    """Return the runtime of that name.
+
+    'auto' is the fastest there is on a GPU. On a CPU it is all of which the fastest is found by
+    measurement, eager PyTorch last among them.
 
     Raises
     ------
@@ -144,12 +167,20 @@ def choose(name: str, device: str) -> Runtime:
     """
     if name == 'auto':
         if device == 'cpu':
-            return RUNTIMES['eager']
-        return next(r for r in RUNTIMES.values() if not r.missing(device))
+            return tuple(RUNTIMES[n] for n in _MEASURED if not RUNTIMES[n].missing(device))
+        return (next(r for r in RUNTIMES.values() if not r.missing(device)),)
     if name not in RUNTIMES:
         raise ConfigError(f"runtime is '{name}'; it must be one of: auto, {', '.join(RUNTIMES)}")
     runtime = RUNTIMES[name]
     missing = runtime.missing(device)
     if missing:
         raise ConfigError(f"runtime '{name}' does not run on {device}: {missing}")
-    return runtime
+    return (runtime,)
+
+
+def left_out(name: str, device: str) -> str:
+    """Return what 'auto' would measure on a CPU and why it cannot, '' where it can."""
+    if (name, device) != ('auto', 'cpu'):
+        return ''
+    missing = {n: RUNTIMES[n].missing(device) for n in _MEASURED}
+    return '; '.join(f'without {n}: {why}' for n, why in missing.items() if why)

@@ -83,6 +83,10 @@ class TensorRT:
             f'{flavour} {tensorrt.__version__}'
         )
 
+    def lower(self, device: str) -> str:
+        """Return nothing: on a GPU networks are in half precision already."""
+        return ''
+
     def build(self, stage: Stage, inputs: Sequence[Tensor]) -> bytes:
         """Export, convert and compile; see ``Runtime.build``."""
         torch_tensorrt, _ = _modules()

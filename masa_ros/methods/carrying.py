@@ -73,6 +73,7 @@ class Carrying(Finding):
     ) -> None:
         super().__init__(detector, config, device, log, segmenter)
         self.propagator = propagator
+        self._compile('propagator', propagator, log)
 
     def encode(self, frames: Sequence[Frame]) -> list[Any]:
         """Run the propagator's image part; objects are looked for when it is time for it."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +18,20 @@ from masa_ros.engines.cache import EngineCache
 from masa_ros.engines.prepare import EngineConfig, Engines
 from masa_ros.engines.runtimes import RUNTIMES
 from masa_ros.errors import EngineError
+from masa_ros.models.devices import choose_device
 from masa_ros.models.precision import PRECISIONS
+from masa_ros.models.staged import Staged
 from masa_ros.models.stages import Case, Run
 from masa_ros.models.zoo import ZOO
+from masa_ros.point_trackers import POINT_TRACKERS
+from masa_ros.propagators import PROPAGATORS
 
 _ROUNDS = 20
+_FOLLOWERS: dict[str, Any] = {
+    **{name: PROPAGATORS[name] for name in ('nano', 'deva', 'deaot')},
+    'pips': POINT_TRACKERS['pips'],
+}
+"""Networks in stages that are no detectors."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
@@ -33,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.usage = '%(prog)s [options]'
-        action.add_argument('--model', default='masa_nano', choices=ZOO, help='(%(default)s)')
+        action.add_argument(
+            '--model', default='masa_nano', choices=(*ZOO, *_FOLLOWERS), help='(%(default)s)'
+        )
         action.add_argument('--weights', default='', metavar='FILE', help='else the known ones')
         action.add_argument('--device', default='auto', help='cpu, cuda, cuda:N (%(default)s)')
         action.add_argument(
@@ -72,27 +84,33 @@ def run(arguments: argparse.Namespace) -> int:
         store = EngineCache()
         print(f'{store.clear(arguments.model)} engines deleted from {store.folder}')
         return 0
-    detector = MasaDetector.load(
-        DetectorConfig(
-            model=arguments.model,
-            weights=arguments.weights,
-            device=arguments.device,
-            input_size=arguments.input_size,
-            precision=arguments.precision,
-        )
-    )
+    network = _network(arguments)
     config = EngineConfig(
         runtime=arguments.runtime,
         camera_size=arguments.camera_size,
         calibration=arguments.calibration,
     )
     width, height = config.camera or (640, 480)
-    engines = Engines(detector, config, log=print)
+    engines = Engines(network, config, log=print)
     if engines.runtime.name == 'eager':
-        reason = RUNTIMES['tensorrt'].missing(detector.device)
-        raise EngineError(f'nothing to build on {detector.device}: {reason}')
+        reasons = (RUNTIMES[name].missing(network.device) for name in ('tensorrt', 'openvino'))
+        raise EngineError(f'nothing to build on {network.device}: {"; ".join(reasons)}')
     do = _build if arguments.action == 'build' else _verify
-    return do(engines, detector.input_shape(height, width))
+    return do(engines, network.input_shape(height, width))
+
+
+def _network(arguments: argparse.Namespace) -> Staged:
+    """Load what is to be compiled."""
+    options = {'weights': arguments.weights, 'precision': arguments.precision}
+    kind = _FOLLOWERS.get(arguments.model)
+    if kind is None:
+        own = {'model': arguments.model, 'device': arguments.device}
+        size = arguments.input_size
+        return MasaDetector.load(DetectorConfig(**own, **options, input_size=size))
+    if arguments.input_size:
+        options['size'] = arguments.input_size
+    network: Staged = kind.load(kind.options(**options), str(choose_device(arguments.device)))
+    return network
 
 
 def _build(engines: Engines, shape: tuple[int, int]) -> int:
@@ -109,7 +127,7 @@ def _build(engines: Engines, shape: tuple[int, int]) -> int:
             f'{done.stage:12}{done.runtime:10}{done.precision:11}{done.origin:9}{size:>10}'
             + ''.join(times)
         )
-    refused = [done.stage for done in prepared if done.runtime == 'eager']
+    refused = [done.stage for done in prepared if done.refused]
     if refused:
         print(f'refused, run by PyTorch: {", ".join(refused)}')
     if engines.runtime.keeps:

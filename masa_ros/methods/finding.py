@@ -22,6 +22,7 @@ from masa_ros.errors import ConfigError
 from masa_ros.methods import pointing
 from masa_ros.methods.protocol import Log
 from masa_ros.methods.sought import SoughtConfig, Word, answering, names_of
+from masa_ros.models.staged import Staged
 from masa_ros.options import Variant, group, option, values_of, variants
 from masa_ros.types import Frame, Instances, Mask
 
@@ -96,10 +97,15 @@ class Finding:
         self.accepts = pointing.kinds(segmenter, detector)
         self.config, self.device = config or self.options(), device
         self.config.fits(detector)
-        self.engines: Engines | None = None
-        if isinstance(detector, MasaDetector):
-            self.engines = Engines(detector, self.config.engines, log)
-            detector.runs = self.engines.runs
+        self.engines: dict[str, Engines] = {}
+        self._compile('detector', detector, log)
+        self._compile('segmenter', getattr(segmenter, 'detector', None), log)
+
+    def _compile(self, part: str, network: Any, log: Log) -> None:
+        """Let a network be compiled from ``begin`` on, where it can be."""
+        others = (engines.network for engines in self.engines.values())
+        if isinstance(network, Staged) and all(network is not other for other in others):
+            self.engines[part] = Engines(network, self.config.engines, log)
 
     def encode(self, frames: Sequence[Frame]) -> list[Any]:
         """Run the costly part that remembers nothing; see ``Method``."""
@@ -114,11 +120,12 @@ class Finding:
         width, height = camera or (640, 480)
         blank = Frame(np.zeros((height, width, 3), np.uint8), 0)
         self.encode([blank])
-        if self.engines is None or not isinstance(self.detector, MasaDetector):
-            return
-        self.detector.detect([blank])
-        if camera:
-            self.engines.runs(self.detector.input_shape(height, width))
+        if isinstance(self.detector, MasaDetector):
+            self.detector.detect([blank])
+        for engines in self.engines.values():
+            engines.network.runs = engines.runs
+            if camera:
+                engines.runs(engines.network.input_shape(height, width))
 
     def look(self, frame: Frame) -> Instances:
         """Find what is looked for in a frame."""
@@ -152,25 +159,30 @@ class Finding:
             'model': values_of(self.config).get('model', self.name),
             'device': self.device,
             **{f'{part}_{key}': value for part in facts for key, value in facts[part].items()},
-            'engines': self.engines.status if self.engines else 'eager',
+            'engines': self._status(),
         }
 
+    def _status(self) -> str:
+        told = {part: engines.status for part, engines in self.engines.items()}
+        if len(set(told.values())) <= 1:
+            return next(iter(told.values()), 'eager')
+        return '; '.join(f'{part}: {status}' for part, status in told.items())
+
     def prepare(self, height: int, width: int) -> bool:
-        """Wait for the detector's engines; False when one runs eagerly."""
-        if self.engines is None or not isinstance(self.detector, MasaDetector):
-            return True
-        self.engines.prepare(self.detector.input_shape(height, width))
-        return not self.engines.failed
+        """Wait for all engines; False when a network that should have some runs eagerly."""
+        for engines in self.engines.values():
+            engines.prepare(engines.network.input_shape(height, width))
+        return not any(engines.failed for engines in self.engines.values())
 
     def interrupt(self) -> None:
         """Let who waits for an engine go on eagerly."""
-        if self.engines is not None:
-            self.engines.interrupt()
+        for engines in self.engines.values():
+            engines.interrupt()
 
     def close(self) -> None:
         """Give the engines up."""
-        if self.engines is not None:
-            self.engines.close()
+        for engines in self.engines.values():
+            engines.close()
 
 
 def scaled(

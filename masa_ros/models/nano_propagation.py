@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from masa_ros.models.configs import CspConfig
 from masa_ros.models.csp import Csp
 from masa_ros.models.deva.blocks import FineSensoryUpdate, Residual, SensoryUpdate
-from masa_ros.models.deva.network import Decoded, ImageMaps
+from masa_ros.models.deva.network import Decoded, ImageMaps, Maps
+from masa_ros.models.deva.stages import ImageStage
 
 _CELL = 0.7  # what one cell of stride 16 counts before training: four are 1 in similarity
 
@@ -69,8 +70,23 @@ class NanoImageEncoder(nn.Module):
         return ImageMaps(self.f16(x), f8, f4, key, shrinkage.square() + 1, selection.sigmoid())
 
 
+class NanoImageStage(ImageStage):
+    """See ``masa_ros.models.deva.stages``."""
+
+    def __init__(self, network: NanoPropagation) -> None:
+        super().__init__()
+        self.backbone, self.encoder = network.backbone, network.image_encoder
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See there."""
+        maps = self.backbone(images)
+        return tuple(self.encoder(maps.detail, maps.maps))
+
+
 class NanoMaskEncoder(nn.Module):
     """What is to be remembered of every object, by itself."""
+
+    reads_image = False  # as DEVA's does; here what is seen at stride 4 must do
 
     def __init__(self, sizes: NanoSizes) -> None:
         super().__init__()
@@ -80,9 +96,8 @@ class NanoMaskEncoder(nn.Module):
         self.fuser = Residual(sizes.value, sizes.value)
         self.sensory_update = SensoryUpdate(sizes.value, sizes.value, kernel=1)
 
-    def forward(self, image: Tensor, seen: ImageMaps, masks: Tensor) -> Tensor:
+    def forward(self, image: Tensor | None, seen: ImageMaps | Maps, masks: Tensor) -> Tensor:
         """Join what is seen in an image with masks (N, H, W) to values (N, C, H / 16, W / 16)."""
-        del image  # DEVA's looks at it once more; here what is seen at stride 4 must do
         x = F.relu(seen.f4 + self.mask4(F.avg_pool2d(masks[:, None], 4)))
         x = F.relu(seen.f8 + self.down8(x))
         return self.fuser(seen.f16 + self.down16(x))
@@ -106,7 +121,9 @@ class NanoMaskDecoder(nn.Module):
         self.pred = nn.Conv2d(fine, 1, 3, padding=1)
         self.sensory_update = FineSensoryUpdate((value, middle, fine + 1), value, kernel=1)
 
-    def forward(self, seen: ImageMaps, readout: Tensor, sensory: Tensor, last: Tensor) -> Decoded:
+    def forward(
+        self, seen: ImageMaps | Maps, readout: Tensor, sensory: Tensor, last: Tensor
+    ) -> Decoded:
         """Draw N objects; see ``masa_ros.models.deva.network.MaskDecoder``."""
         known = readout + self.sensory_compress(torch.cat((sensory, last[:, None]), 1))
         p16 = self.fuser(seen.f16 + known)

@@ -9,14 +9,16 @@ and read by as many windows as there are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masa_ros.models import checkpoints
+from masa_ros.models.stages import Stage, Tensors
 
 FRAMES = 8
 """Frames of a window."""
@@ -26,7 +28,9 @@ FEATURES = 128
 """Channels of a map, and numbers that a point is known by."""
 
 _LEVELS = 4  # maps, each of half the size
+LEVELS = tuple(f'level{i}' for i in range(_LEVELS))
 _REACH = 3  # places to each side that are compared
+_TIMES = 6  # iterations
 _WAVES = 64  # of each coordinate of the motion
 
 
@@ -160,11 +164,51 @@ class DeltaBlock(nn.Module):
         (N, 8, 2 + 128) changes of the places and of the features.
 
         """
-        x = torch.cat((known, compared, _waves(motion)), 2)
+        x = torch.cat((known, compared, _waves(motion)), 2).to(known.dtype)
         return self.to_delta(x).view(-1, FRAMES, FEATURES + 2)
 
 
-class Pips(nn.Module):
+class Follows:
+    """Following points through a window: what the network and a stage of it have in common."""
+
+    delta_block: nn.Module
+    norm: nn.Module
+    ffeat_updater: nn.Module
+    vis_predictor: nn.Module
+
+    def follow(
+        self, levels: Sequence[Tensor], points: Tensor, known: Tensor, times: int = _TIMES
+    ) -> Path8:
+        """Follow points through a window (section 3 of the paper).
+
+        Parameters
+        ----------
+        levels: (8, h, w, C) each, of the frames.
+        points: (N, 2) pixels, in the first frame.
+        known: (N, 128) of ``features``; they stay those of the frame that a point is from.
+        times: iterations.
+
+        """
+        start = (points / STRIDE)[:, None]
+        places = start.expand(-1, FRAMES, 2)
+        known = known[:, None].expand(-1, FRAMES, FEATURES)
+        # As it was trained: not 0 .. 7.
+        when = torch.linspace(0, FRAMES, FRAMES, device=points.device)
+        when = when[None, :, None].expand(points.shape[0], FRAMES, 1)
+        found = []
+        for _ in range(times):
+            motion = torch.cat((places - places[:, :1], when), 2)
+            delta = self.delta_block(known, _compare(levels, places, known), motion)
+            # An axis more than group norm needs: TensorRT wants three.
+            moved = self.norm(delta[..., 2:].reshape(-1, FEATURES, 1))[..., 0]
+            known = self.ffeat_updater(moved).view_as(known) + known
+            # The first place is the one that was asked for.
+            places = torch.cat((start, (places + delta[..., :2])[:, 1:]), 1)
+            found.append(places.transpose(0, 1) * STRIDE)
+        return Path8(torch.stack(found), self.vis_predictor(known)[..., 0].T)
+
+
+class Pips(Follows, nn.Module):
     """The whole network."""
 
     def __init__(self) -> None:
@@ -175,15 +219,9 @@ class Pips(nn.Module):
         self.ffeat_updater = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.GELU())
         self.vis_predictor = nn.Sequential(nn.Linear(FEATURES, 1))
 
-    def encode(self, images: Tensor) -> list[Maps]:
-        """(B, 3, H, W) of 0..255 -> what is seen in each of them."""
-        seen = self.fnet(2 * (images.to(self.fnet.conv1.weight.dtype) / 255) - 1)
-        levels = [seen]
-        for _ in range(_LEVELS - 1):
-            levels.append(F.avg_pool2d(levels[-1], 2, 2))
-        rows = [level.permute(0, 2, 3, 1).contiguous() for level in levels]
-        # Copies: a window that holds one frame must not hold the maps of a whole batch.
-        return [Maps(tuple(x[i].clone() for x in rows)) for i in range(len(images))]
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, H, W) of 0..255 -> levels (B, h, w, C) of what is seen in each of them."""
+        return seen_by(self.fnet, images)
 
     def features(self, maps: Maps, points: Tensor) -> Tensor:
         """Return what points (N, 2), pixels, are known by in a frame: (N, 128)."""
@@ -200,34 +238,18 @@ class Pips(nn.Module):
         below = (1 - dx) * level[y1, x0] + dx * level[y1, x1]
         return (1 - dy) * above + dy * below
 
-    def forward(self, window: list[Maps], points: Tensor, known: Tensor, times: int = 6) -> Path8:
-        """Follow points through a window (section 3 of the paper).
 
-        Parameters
-        ----------
-        window: 8 frames.
-        points: (N, 2) pixels, in the first frame.
-        known: (N, 128) of ``features``; they stay those of the frame that a point is from.
-        times: iterations.
+def seen_by(encoder: Encoder, images: Tensor) -> tuple[Tensor, ...]:
+    """(B, 3, H, W) of 0..255 -> levels (B, h, w, C) of what is seen in each of them."""
+    levels = [encoder(2 * (images.to(encoder.conv1.weight.dtype) / 255) - 1)]
+    for _ in range(_LEVELS - 1):
+        levels.append(F.avg_pool2d(levels[-1], 2, 2))
+    return tuple(level.permute(0, 2, 3, 1).contiguous() for level in levels)
 
-        """
-        levels = [torch.stack(every) for every in zip(*(maps.levels for maps in window))]
-        start = (points / STRIDE)[:, None]
-        places = start.expand(-1, FRAMES, 2)
-        known = known[:, None].expand(-1, FRAMES, FEATURES)
-        # As it was trained: not 0 .. 7.
-        when = torch.linspace(0, FRAMES, FRAMES, device=points.device)
-        when = when[None, :, None].expand(len(points), FRAMES, 1)
-        found = []
-        for _ in range(times):
-            motion = torch.cat((places - places[:, :1], when), 2)
-            delta = self.delta_block(known, _compare(levels, places, known), motion)
-            moved = self.norm(delta[..., 2:].reshape(-1, FEATURES))
-            known = self.ffeat_updater(moved).view_as(known) + known
-            # The first place is the one that was asked for.
-            places = torch.cat((start, (places + delta[..., :2])[:, 1:]), 1)
-            found.append(places.transpose(0, 1) * STRIDE)
-        return Path8(torch.stack(found), self.vis_predictor(known)[..., 0].T)
+
+def stacked(window: Sequence[Maps]) -> list[Tensor]:
+    """Put the levels of frames on one another: (T, h, w, C) each."""
+    return [torch.stack(every) for every in zip(*(maps.levels for maps in window))]
 
 
 def _waves(motion: Tensor) -> Tensor:
@@ -238,7 +260,7 @@ def _waves(motion: Tensor) -> Tensor:
     return torch.cat((both.flatten(2), motion), 2)
 
 
-def _compare(levels: list[Tensor], places: Tensor, known: Tensor) -> Tensor:
+def _compare(levels: Sequence[Tensor], places: Tensor, known: Tensor) -> Tensor:
     """Compare what points are known by with the places around them.
 
     The original compares every place of a map and reads 7 x 7 values between them; only the 8 x 8
@@ -266,14 +288,84 @@ def _compare(levels: list[Tensor], places: Tensor, known: Tensor) -> Tensor:
         part = (at - low).clamp(0, 1)
         x, y = (low.long()[..., None, :] + side[:, None]).unbind(-1)  # (N, 8, 8) each
         inside = ((y >= 0) & (y < height))[..., None] & ((x >= 0) & (x < width))[..., None, :]
-        rows, columns = y.clamp(0, height - 1)[..., None], x.clamp(0, width - 1)[..., None, :]
-        seen = level[frame, rows, columns]  # (N, 8, 8, 8, C)
+        row = frame * height + y.clamp(0, height - 1)[..., None]
+        # By one index: with three of them TensorRT converts nothing.
+        index = row * width + x.clamp(0, width - 1)[..., None, :]
+        seen = F.embedding(index, level.flatten(0, 2))  # (N, 8, 8, 8, C)
         alike = (seen @ known[..., None, :, None])[..., 0] * inside / FEATURES**0.5
         dx, dy = part[..., 0, None, None], part[..., 1, None, None]
         between = (1 - dx) * alike[..., :-1] + dx * alike[..., 1:]
         between = (1 - dy) * between[..., :-1, :] + dy * between[..., 1:, :]
         every.append(between.transpose(-1, -2).flatten(2))
     return torch.cat(every, 2)
+
+
+class ImageStage(Stage):
+    """What is seen in an image; see ``pips_stages``."""
+
+    name = 'image'
+    inputs = ('images',)
+    outputs = LEVELS
+    mixed = True
+
+    def __init__(self, network: Pips) -> None:
+        super().__init__()
+        self.encoder = network.fnet
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See there."""
+        return seen_by(self.encoder, images)
+
+
+class WindowStage(Follows, Stage):
+    """Points followed through 8 frames; see ``pips_stages``."""
+
+    name = 'window'
+    rows = ('points', 'known')
+    inputs = (*rows, *LEVELS)
+    outputs = ('places', 'visible')
+    exact = ('points',)
+    most = 256
+    mixed = True
+    limits: ClassVar[Mapping[str, float]] = {
+        'places, share within a pixel': 0.95,
+        'visible, 1 - mean error': 0.98,
+    }
+
+    def __init__(self, network: Pips) -> None:
+        super().__init__()
+        self.times = _TIMES
+        self.delta_block, self.norm = network.delta_block, network.norm
+        self.ffeat_updater, self.vis_predictor = network.ffeat_updater, network.vis_predictor
+
+    def forward(self, points: Tensor, known: Tensor, *levels: Tensor) -> tuple[Tensor, ...]:
+        """See there."""
+        path = self.follow(levels, points, known, self.times)
+        return path.points[-1].transpose(0, 1), path.visible.T
+
+    def agreement(self, inputs: Tensors, expected: Tensors, found: Tensors) -> dict[str, float]:
+        """Compare where points are at last, and whether they are seen."""
+        apart = (found['places'] - expected['places']).norm(dim=-1)
+        error = found['visible'].sigmoid() - expected['visible'].sigmoid()
+        return {
+            'places, share within a pixel': float((apart < 1).float().mean()),
+            'visible, 1 - mean error': 1 - float(error.abs().mean()),
+        }
+
+
+def pips_stages(network: Pips) -> dict[str, Stage]:
+    """Return the stages of a network by name; they share its parameters.
+
+    ======  ========================================  ==========================================
+    stage   inputs                                    outputs
+    ======  ========================================  ==========================================
+    image   images (B, 3, H, W) of 0..255             level0 ... (B, h, w, C)
+    window  points (N, 2), known (N, 128),            places (N, 8, 2), visible (N, 8) logits
+            level0 ... (8, h, w, C)
+    ======  ========================================  ==========================================
+    """
+    stages: list[Stage] = [ImageStage(network), WindowStage(network)]
+    return {stage.name: stage.eval() for stage in stages}
 
 
 def load(network: Pips, path: Path) -> None:

@@ -8,6 +8,8 @@ of its inputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,10 @@ def _inputs_float(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
 
 def _inputs_half(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.half() for x in inputs)
+
+
+def _output_bfloat(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output.bfloat16()
 
 
 def _output_float(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -37,20 +43,21 @@ def _is_norm(module: nn.Module) -> bool:
     )
 
 
-def halve(network: nn.Module) -> nn.Module:
-    """Bring a network to half precision, in place.
+def halve(network: nn.Module, dtype: torch.dtype = torch.float16) -> nn.Module:
+    """Bring a network to half precision, float16 or bfloat16, in place.
 
     Islands: the norms that sum squares, which overflow above 256 in half precision, and the
     random Fourier features of SAM's prompts, which turn by the thousandth of a coordinate.
     Batch norm is a fixed scale when the network runs and becomes part of the convolution. Box
     arithmetic and softmax over classes are written in float32 where they stand.
     """
-    network.half()
+    network.to(dtype)
+    back = _output_half if dtype == torch.float16 else _output_bfloat
     for module in network.modules():
         if _is_norm(module):
             module.float()
             module.register_forward_pre_hook(_inputs_float)
-            module.register_forward_hook(_output_half)
+            module.register_forward_hook(back)
         elif type(module).__name__ == 'PositionEmbeddingRandom':
             module.float()
     return network
@@ -77,8 +84,13 @@ def mix(network: nn.Module) -> nn.Module:
     return network
 
 
-PRECISIONS = {'fp16': halve, 'mixed': mix, 'fp32': lambda network: network}
-"""What brings a float32 network to a precision, fastest first."""
+PRECISIONS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
+    'bf16': lambda network: halve(network, torch.bfloat16),
+    'fp16': halve,
+    'mixed': mix,
+    'fp32': lambda network: network,
+}
+"""What brings a float32 network to a precision, least exact first."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -88,4 +100,4 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def storage(precision: str) -> torch.dtype:
     """Return the dtype of feature maps in a precision."""
-    return torch.float16 if precision == 'fp16' else torch.float32
+    return {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(precision, torch.float32)

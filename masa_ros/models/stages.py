@@ -39,7 +39,7 @@ class Stage(nn.Module):
         is then free too. All other axes follow from the size of the network input.
     most: rows that it takes at once; it is called again for more.
     exact: names of the inputs that stay as they are; others are cast to the type of feature maps.
-    mixed: whether mixed precision is worth a try where half precision is not exact enough.
+    mixed: whether mixed precision is worth a try where float16 is not exact enough.
     limits: the least agreement with float32 that is accepted, by what is compared; 1 is full.
 
     """
@@ -81,7 +81,8 @@ class Stage(nn.Module):
         """Return the precisions to try, the wanted one first, each more exact than the last."""
         order = list(PRECISIONS)
         tried = order[order.index(wanted) :]
-        return [p for p in tried if p in (wanted, 'fp32') or self.mixed]
+        between = ('fp16', 'mixed') if self.mixed else ()
+        return [p for p in tried if p in (wanted, 'fp32') or (wanted, p) == between]
 
 
 class Case(NamedTuple):
@@ -109,7 +110,7 @@ class Eager:
         return dict(zip(self.stage.outputs, self.stage(*inputs)))
 
 
-def run_rows(stage: Stage, run: Run, tensors: Tensors) -> dict[str, Tensor]:
+def run_rows(stage: Stage, run: Run, tensors: Tensors, most: int = 0) -> dict[str, Tensor]:
     """Run a stage on any number of rows, none too, as many at once as it takes.
 
     Parameters
@@ -117,8 +118,10 @@ def run_rows(stage: Stage, run: Run, tensors: Tensors) -> dict[str, Tensor]:
     stage: which it is.
     run: what runs it.
     tensors: its inputs by name; further ones are left out.
+    most: rows at once, where that is less than the stage takes; 0: as many.
 
     """
+    step = min(most or stage.most, stage.most)
     count = len(tensors[stage.rows[0]])
     rows = {name: tensors[name] for name in stage.rows}
     shared = {name: tensors[name] for name in stage.inputs if name not in rows}
@@ -126,8 +129,8 @@ def run_rows(stage: Stage, run: Run, tensors: Tensors) -> dict[str, Tensor]:
         # Run on a row that is thrown away: the stage knows the shapes.
         rows = {name: value.new_zeros((1, *value.shape[1:])) for name, value in rows.items()}
     parts = []
-    for start in range(0, max(count, 1), stage.most):
-        some = {name: value[start : start + stage.most] for name, value in rows.items()}
+    for start in range(0, max(count, 1), step):
+        some = {name: value[start : start + step] for name, value in rows.items()}
         parts.append(run(**some, **shared))
     return {name: joined([part[name] for part in parts])[:count] for name in stage.outputs}
 

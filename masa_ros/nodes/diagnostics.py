@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 _WINDOW = 200  # images that percentiles are taken over
 _RATE_SECONDS = 5.0  # that the rate is taken over
+_STEPS = ('read', 'encode', 'track', 'publish')  # that an image goes through
 
 
 class Statistics:
@@ -37,6 +40,9 @@ class Statistics:
         self._latencies: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self._ages: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self._finished: collections.deque[float] = collections.deque(maxlen=_WINDOW)
+        self._steps: dict[str, collections.deque[float]] = {
+            step: collections.deque(maxlen=_WINDOW) for step in _STEPS
+        }
         self._news: collections.deque[float] = collections.deque(maxlen=_WINDOW)
 
     def receive(self) -> None:
@@ -87,6 +93,18 @@ class Statistics:
             self._latencies.append(latency_ms)
             self._finished.append(time.monotonic())
 
+    @contextlib.contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Note how long a step of one image takes, unless it fails."""
+        begin = time.monotonic()
+        yield
+        self.took(step, (time.monotonic() - begin) * 1e3)
+
+    def took(self, step: str, milliseconds: float) -> None:
+        """Note how long a step took: 'read', 'encode', 'track' or 'publish'."""
+        with self._lock:
+            self._steps[step].append(milliseconds)
+
     def publish(self, age_ms: float) -> None:
         """Note the age of an image when its tracks were published."""
         with self._lock:
@@ -120,6 +138,8 @@ class Statistics:
                 for percent in (50, 99):
                     value = float(np.percentile(values, percent)) if values else 0.0
                     figures[f'{name}_p{percent}'] = round(value, 1)
+            for step, took in self._steps.items():
+                figures[f'{step}_ms_p50'] = round(float(np.median(took)) if took else 0.0, 1)
             figures |= {f'rejected_{cause}': count for cause, count in self.rejected.items()}
             figures |= {f'event_{name}': count for name, count in self.events.items()}
             figures['last_problem'] = self.last_problem

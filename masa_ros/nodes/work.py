@@ -187,15 +187,19 @@ class Work:
         by_size: dict[tuple[int, int], list[tuple[Camera, Arrival, Frame]]] = {}
         for camera, arrival in arrivals.items():
             try:
-                frame = camera.read(arrival)
+                with camera.statistics.timed('read'):
+                    frame = camera.read(arrival)
             except Exception as error:
                 camera.fail(error)
                 continue
             if frame is not None:
                 by_size.setdefault(frame.shape, []).append((camera, arrival, frame))
         for together in by_size.values():
+            begin = time.monotonic()
             encoded = self._encode([frame for _, _, frame in together])
+            took = (time.monotonic() - begin) * 1e3
             for (camera, arrival, frame), made in zip(together, encoded):
+                camera.statistics.took('encode', took)
                 self._track(camera, arrival, frame, made)
 
     def _track(self, camera: Camera, arrival: Arrival, frame: Frame, encoded: Any) -> None:

@@ -24,7 +24,9 @@ from masa_ros.errors import ConfigError
 from masa_ros.models import pips
 from masa_ros.models.devices import choose_device
 from masa_ros.models.files import fingerprint
-from masa_ros.models.pips import FRAMES, Maps, Pips
+from masa_ros.models.pips import FRAMES, LEVELS, Maps, Pips
+from masa_ros.models.staged import Recorded, Staged, check_precision, precision_option
+from masa_ros.models.stages import Case, Run, Stage, run_rows
 from masa_ros.models.upload import to_device
 from masa_ros.options import option
 from masa_ros.point_trackers.protocol import Points, Seen
@@ -36,6 +38,7 @@ _PUBLISHED = (
 _LINKED = 0.9  # visibility in the frame that the next window begins with
 _LOWER = 0.02  # by so much it is asked for less, until a frame fits
 _VISIBLE = 0.5
+_GRID = 6  # points along each side that engines are tested with
 _SMALLEST = 64  # pixels of a side: the coarsest maps must not be empty
 
 
@@ -43,6 +46,7 @@ _SMALLEST = 64  # pixels of a side: the coarsest maps must not be empty
 class PipsConfig:
     """Options of PIPs; raises ConfigError naming one that is wrong."""
 
+    precision: str = precision_option()
     weights: str = option('', "file of the network's weights; there is none that is shipped")
     size: int = option(
         0,
@@ -59,14 +63,15 @@ class PipsConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoded:
-    """What the network sees in a frame, and its pixels for one of the image: x, y."""
+    """What the network sees in a frame, its pixels for one of the image: x, y; the stages."""
 
     maps: Maps
     scale: tuple[float, float]
+    run: Mapping[str, Run]
 
 
-class PipsTracker:
-    """See ``PointTracker``.
+class PipsTracker(Staged):
+    """See ``PointTracker``, and ``masa_ros.engines.compilable.Compilable``.
 
     Parameters
     ----------
@@ -77,6 +82,7 @@ class PipsTracker:
 
     """
 
+    name = 'pips'
     late = FRAMES - 1
     patch = 0
 
@@ -87,8 +93,16 @@ class PipsTracker:
         device: str = 'cpu',
         weights: str = 'random',
     ) -> None:
-        self.network = network.eval().to(device).to(memory_format=torch.channels_last)
-        self.config, self.device, self.weights = config or PipsConfig(), device, weights
+        self.config, self.weights = config or PipsConfig(), weights
+        super().__init__(network, device, self.config.precision)
+
+    def stages_of(self, network: Pips) -> Mapping[str, Stage]:
+        """See ``Staged``."""
+        return pips.pips_stages(network)
+
+    def loaded_in(self, precision: str) -> PipsTracker:
+        """See ``Staged``."""
+        return self.load(dataclasses.replace(self.config, precision=precision), self.device)
 
     @classmethod
     def load(cls, config: PipsConfig, device: str) -> PipsTracker:
@@ -97,12 +111,13 @@ class PipsTracker:
         Raises
         ------
         ConfigError
-            When the device is not there, or no file is named.
+            When the device is not there, or has not the precision, or no file is named.
         WeightsError
             When the weights file is missing or does not fit.
 
         """
         where = choose_device(device)
+        check_precision(config.precision, where)
         if not config.weights:
             raise ConfigError(f'pips.weights: name the file, {_PUBLISHED}')
         path = Path(config.weights).expanduser()
@@ -116,18 +131,49 @@ class PipsTracker:
         if not frames:
             return []
         height, width = frames[0].shape
-        rows, columns = self._size(height, width)
+        rows, columns = self.input_shape(height, width)
         images = [np.ascontiguousarray(frame.image) for frame in frames]
         if (rows, columns) != (height, width):
             images = [np.asarray(cv2.resize(image, (columns, rows))) for image in images]
-        pixels = [to_device(image, self.device).permute(2, 0, 1) for image in images]
         scale = columns / width, rows / height
-        return [Encoded(maps, scale) for maps in self.network.encode(torch.stack(pixels))]
+        return self._encoded(images, scale, self.runs((rows, columns)))
 
-    def _size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns that the network sees."""
+    def _encoded(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        scale: tuple[float, float],
+        run: Mapping[str, Run],
+    ) -> list[Encoded]:
+        pixels = [to_device(image, self.device).permute(2, 0, 1) for image in images]
+        made = self.image_stage(torch.stack(pixels).to(self.dtype), run)
+        # Copies: a window that holds one frame must not hold the maps of a whole batch.
+        return [
+            Encoded(Maps(tuple(each[level][0].clone() for level in LEVELS)), scale, run)
+            for each in made
+        ]
+
+    def input_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that the network sees of images of this size."""
         scale = min(1.0, (self.config.size or max(height, width)) / max(height, width))
         return tuple(max(round(side * scale), _SMALLEST) for side in (height, width))  # type: ignore[return-value]
+
+    @torch.inference_mode()
+    def cases(self, images: Sequence[NDArray[np.uint8]]) -> list[Case]:
+        """Run all stages eagerly on (H, W, 3) uint8 RGB images of the size of network inputs.
+
+        Points of every image are followed while it moves on.
+        """
+        return [self._case(image) for image in images]
+
+    def _case(self, image: NDArray[np.uint8]) -> Case:
+        height, width = image.shape[:2]
+        recorded = Recorded(self.eager)
+        video = [np.roll(image, (t, 2 * t), (0, 1)) for t in range(FRAMES)]
+        window = self._encoded(video, (1.0, 1.0), recorded.run)
+        x, y = (np.linspace(0.1, 0.9, _GRID, dtype=np.float32) * side for side in (width, height))
+        points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+        self.window(window, points, self.features(window[0], points))
+        return recorded.case()
 
     def begin(self, encoded: Encoded, points: Points) -> PipsChain:
         """Begin with points of a frame; see ``PointTracker``."""
@@ -143,9 +189,12 @@ class PipsTracker:
         self, window: Sequence[Encoded], points: Points, known: torch.Tensor
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Follow points (N, 2) of the first of 8 frames: (8, N, 2), and how visible (8, N)."""
-        path = self.network([each.maps for each in window], self._inside(window[0], points), known)
-        found = path.points[-1].cpu().numpy() / np.array(window[0].scale, np.float32)
-        return found, path.visible.sigmoid().cpu().numpy()
+        levels = dict(zip(LEVELS, pips.stacked([each.maps for each in window])))
+        tensors = {'points': self._inside(window[0], points), 'known': known, **levels}
+        found = run_rows(self.stages['window'], window[-1].run['window'], tensors)
+        places = found['places'].transpose(0, 1).float().cpu().numpy()
+        visible = found['visible'].float().sigmoid().T.cpu().numpy()
+        return np.asarray(places / np.array(window[0].scale), np.float32), visible
 
     def _inside(self, encoded: Encoded, points: Points) -> torch.Tensor:
         scaled = points * np.array(encoded.scale, np.float32)
@@ -158,6 +207,7 @@ class PipsTracker:
             'weights': self.weights,
             'parameters': sum(p.numel() for p in self.network.parameters()),
             'device': self.device,
+            'precision': self.precision,
         }
 
 

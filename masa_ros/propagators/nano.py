@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -14,9 +15,12 @@ from scipy.ndimage import find_objects
 from torch import Tensor
 
 from masa_ros.models import nano_weights
+from masa_ros.models.deva.stages import deva_stages
 from masa_ros.models.devices import choose_device
-from masa_ros.models.nano_propagation import NanoPropagation, NanoSizes
+from masa_ros.models.nano_propagation import NanoImageStage, NanoPropagation, NanoSizes
 from masa_ros.models.preprocess import fitted_size
+from masa_ros.models.staged import check_precision
+from masa_ros.models.stages import Stage
 from masa_ros.options import option
 from masa_ros.propagators.deva.memory import DevaMemory, Encoded
 from masa_ros.propagators.deva.options import MemoryConfig
@@ -93,7 +97,13 @@ def without_small_pieces(masks: Tensor, least: float) -> Tensor:
 class NanoPropagator(MemoryPropagator):
     """See ``MemoryPropagator``."""
 
+    name = 'nano'
     model = 'nano'
+    network: NanoPropagation
+
+    def stages_of(self, network: NanoPropagation) -> Mapping[str, Stage]:
+        """See ``Staged``."""
+        return deva_stages(network, NanoImageStage(network))
 
     def memory(self) -> NanoMemory:
         """Begin to remember; see ``Propagator``."""
@@ -106,12 +116,13 @@ class NanoPropagator(MemoryPropagator):
         Raises
         ------
         ConfigError
-            When the device is not there.
+            When the device is not there, or has not the precision.
         WeightsError
             When a weights file is missing or does not fit.
 
         """
         where = choose_device(device)
+        check_precision(config.precision, where)
         path = Path(config.weights).expanduser() if config.weights else nano_weights.shipped()
         network = NanoPropagation(NanoSizes())
         nano_weights.load(network, path)

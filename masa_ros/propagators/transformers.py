@@ -86,8 +86,9 @@ class TransformersPropagator(Loaded):
         config: TransformersPropagatorConfig,
         device: str,
     ) -> None:
-        super().__init__(network.float(), config, device, config.weights)
         self.model = type(network).__name__
+        self.network = network.float().eval().to(device).to(memory_format=torch.channels_last)
+        self.config, self.device, self.weights = config, device, config.weights
         self._processor, self._session = processor, session
 
     @classmethod

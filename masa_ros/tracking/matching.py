@@ -11,7 +11,7 @@ from masa_ros.tracking import geometry
 from masa_ros.tracking.assignment import optimal
 from masa_ros.tracking.config import TrackerConfig
 from masa_ros.tracking.memory import TrackMemory
-from masa_ros.tracking.similarity import bisoftmax_of, cosine, dots_and_cosines
+from masa_ros.tracking.similarity import bisoftmax_of, cosine, dots_and_cosines_of
 from masa_ros.types import Instances
 
 
@@ -41,12 +41,13 @@ def appearance_of(embeddings: NDArray[np.float32], memory: TrackMemory) -> NDArr
     memory: of T tracks.
 
     """
-    dots, cosines = dots_and_cosines(embeddings, memory.embeddings)
+    dots, cosines = dots_and_cosines_of(embeddings, memory.embeddings, memory.lengths)
     # Without a second aspect the gallery only repeats the first sighting.
     absent = np.flatnonzero(memory.absent & (memory.stored > 1))
     if len(absent) and len(embeddings):
         gallery = memory.gallery[absent].swapaxes(0, 1)
-        others = dots_and_cosines(embeddings, gallery.reshape(-1, gallery.shape[2]))
+        long = memory.gallery_lengths[absent].T.ravel()
+        others = dots_and_cosines_of(embeddings, gallery.reshape(-1, gallery.shape[2]), long)
         for values, more in zip((dots, cosines), others):
             best = more.reshape(len(embeddings), -1, len(absent)).max(axis=1)
             values[:, absent] = np.maximum(values[:, absent], best)

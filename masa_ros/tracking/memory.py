@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from masa_ros.tracking.similarity import lengths
 from masa_ros.types import TrackState
 
 
@@ -26,6 +27,7 @@ class TrackMemory:
     embeddings: (T, C) float32, running average.
     gallery: (T, K, C) float32, sightings that look unlike each other; unused places repeat the
         first one.
+    lengths, gallery_lengths: (T,), (T, K) float32, of these vectors.
     stored: (T,) int64, sightings written to the gallery so far.
     scores: (T,) float32 of the last sighting.
     votes: (T, L) float32, sum of the scores for each known label.
@@ -46,6 +48,8 @@ class TrackMemory:
     drift: NDArray[np.float64]
     embeddings: NDArray[np.float32]
     gallery: NDArray[np.float32]
+    lengths: NDArray[np.float32]
+    gallery_lengths: NDArray[np.float32]
     stored: NDArray[np.int64]
     steadiness: NDArray[np.float64]
     scores: NDArray[np.float32]
@@ -73,6 +77,7 @@ class TrackMemory:
         """Return tentative tracks seen once, at ``stamp_ns``."""
         count = len(ids)
         stamps = np.full(count, stamp_ns, np.int64)
+        long = lengths(embeddings)
         return cls(
             ids=ids,
             states=np.full(count, TrackState.TENTATIVE, np.uint8),
@@ -81,6 +86,8 @@ class TrackMemory:
             drift=np.zeros((count, 2)),
             embeddings=embeddings.copy(),
             gallery=np.repeat(embeddings[:, None], gallery_size, axis=1),
+            lengths=long,
+            gallery_lengths=np.repeat(long[:, None], gallery_size, axis=1),
             stored=np.ones(count, np.int64),
             steadiness=np.full(count, 0.2),
             scores=scores.copy(),

@@ -48,19 +48,22 @@ def bisoftmax(detections: Matrix, tracks: Matrix) -> Matrix:
 
 def dots_and_cosines(detections: Matrix, tracks: Matrix) -> tuple[Matrix, Matrix]:
     """Return the dot products and the cosines (D, T) of embeddings (D, C) and (T, C)."""
+    return dots_and_cosines_of(detections, tracks, lengths(tracks))
+
+
+def dots_and_cosines_of(
+    detections: Matrix, tracks: Matrix, of_tracks: Matrix
+) -> tuple[Matrix, Matrix]:
+    """Return the same where the ``lengths`` (T,) of the tracks' embeddings are known."""
     dots = detections @ tracks.T
-    cosines = dots / _lengths(detections)[:, None]
-    cosines /= _lengths(tracks)
+    cosines = dots / lengths(detections)[:, None]
+    cosines /= of_tracks
     return dots, cosines
 
 
-def _lengths(vectors: Matrix) -> Matrix:
+def lengths(vectors: Matrix) -> Matrix:
+    """Return the lengths of vectors (..., C), never 0."""
     return np.maximum(np.sqrt(np.einsum('...c,...c->...', vectors, vectors)), 1e-12)
-
-
-def unit(vectors: Matrix) -> Matrix:
-    """Scale vectors (..., C) to length 1; zeros stay zeros."""
-    return vectors / _lengths(vectors)[..., None]
 
 
 def cosine(detections: Matrix, tracks: Matrix) -> Matrix:

@@ -15,7 +15,7 @@ from masa_ros.tracking.assignment import greedy, optimal
 from masa_ros.tracking.config import TrackerConfig
 from masa_ros.tracking.matching import appearance_of, best_first, off_place, resumed
 from masa_ros.tracking.memory import TrackMemory
-from masa_ros.tracking.similarity import cosine, unit
+from masa_ros.tracking.similarity import cosine, lengths
 from masa_ros.types import Instances, Mask, TrackState
 
 Probe = Callable[[NDArray[np.float32]], Instances]
@@ -253,8 +253,8 @@ class Tracker:
             pair &= (appearance[rows, best] > self.config.reid_score_thr) & self._sure(found)
             if pair.sum() >= _CAMERA_PAIRS:
                 off = geometry.centres(found.boxes[pair]) - geometry.centres(expected[best[pair]])
-                shift = np.median(off, axis=0)
-                spread = np.median(np.hypot(*(off - shift).T))
+                shift = geometry.median(off)
+                spread = geometry.median(np.hypot(*(off - shift).T))
                 if spread < np.hypot(*shift) / 2:  # it is the same for most
                     memory.drift += shift
                     expected += np.tile(shift, 2)
@@ -327,13 +327,16 @@ class Tracker:
         stored = memory.embeddings[rows]
         stored += np.float32(config.memo_momentum) * (sighting - stored)
         memory.embeddings[rows] = stored
+        memory.lengths[rows] = lengths(stored)
         if config.gallery_size > 1:
             # An aspect that none of those remembered resembles takes the oldest one's place.
-            gallery = memory.gallery[rows]
-            new = np.einsum('nkc,nc->nk', unit(gallery), unit(sighting)).max(axis=1) < _NEW_ASPECT
-            new &= self._sure(found)[seen]
+            alike = np.matmul(memory.gallery[rows], sighting[:, :, None])[:, :, 0]
+            long = lengths(sighting)
+            alike /= memory.gallery_lengths[rows] * long[:, None]
+            new = (alike.max(axis=1) < _NEW_ASPECT) & self._sure(found)[seen]
             place = memory.stored[rows[new]] % config.gallery_size
             memory.gallery[rows[new], place] = sighting[new]
+            memory.gallery_lengths[rows[new], place] = long[new]
             memory.stored[rows[new]] += 1
         memory.votes[rows] += self._votes(found)[seen]
         memory.labels[rows] = found.labels[seen]

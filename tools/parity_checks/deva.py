@@ -66,8 +66,7 @@ def load_propagator(fixtures: Fixtures) -> DevaPropagator:
         made = DevaPropagator.load(DevaPropagatorConfig(weights=str(path), size=0), 'cpu')
     # A random network draws blobs whose pixels rounding tips. In double precision it is the
     # originals' alone, whatever this machine does to the order of sums.
-    made.network.double()
-    return made
+    return DevaPropagator(made.network.double(), made.config, made.device)
 
 
 def with_options(propagator: DevaPropagator, **options: Any) -> DevaPropagator:

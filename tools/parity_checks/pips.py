@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masa_ros.models.pips import Path8
+from masa_ros.models.pips import Maps, Path8, stacked
 from masa_ros.point_trackers.pips import Encoded, PipsConfig, PipsTracker
 from masa_ros.types import Frame
 from parity_checks.report import Array, Fixtures, Report
@@ -90,7 +90,7 @@ def compare_network(
     mixer = network.delta_block
     watched = _Watched(mixer)
     network.delta_block = watched  # type: ignore[assignment]
-    path = network(maps[:8], start, known)
+    path = network.follow(stacked(maps[:8]), start, known)
     network.delta_block = mixer
     for key, value in watched.calls[0].items():
         name = f'iter0.delta_block.{key}'
@@ -104,12 +104,15 @@ def compare_network(
         'pips first places', near, arrays['model.coords_per_iteration'][:_STRICT], _PIXELS, False
     )
     given = torch.from_numpy(arrays['model.feat_init'])
-    later = network(maps[2:10], start, given)
+    later = network.follow(stacked(maps[2:10]), start, given)
     exact = copy.deepcopy(network).double()
     images = np.stack([frame.image for frame in frames])
-    maps = exact.encode(torch.from_numpy(images).permute(0, 3, 1, 2))
-    known = exact.features(maps[0], start.double())
-    sure = exact(maps[:8], start, known), exact(maps[2:10], start, given.double())
+    levels = exact(torch.from_numpy(images).permute(0, 3, 1, 2))
+    known = exact.features(Maps(tuple(x[0] for x in levels)), start.double())
+    sure = (
+        exact.follow([x[:8] for x in levels], start, known),
+        exact.follow([x[2:10] for x in levels], start, given.double()),
+    )
     stored = (
         Path8(*(torch.from_numpy(arrays[f'model.{key}']) for key in _NETWORK)),
         Path8(*(torch.from_numpy(arrays[f'model_given_feat.{key}']) for key in _GIVEN)),
@@ -170,8 +173,7 @@ def compare_tracks(
     """Compare points followed through the video, frame by frame."""
     queries = arrays['tracker.query_points_txy']
     ours = both_ways(tracker, frames, queries)
-    tracker.network.double()
-    exact = both_ways(tracker, frames, queries)
+    exact = both_ways(PipsTracker(tracker.network.double(), tracker.config), frames, queries)
     for name, (points, visible) in ours.items():
         stored = torch.from_numpy(arrays[f'{name}.trajectories'])
         made = torch.from_numpy(points), torch.from_numpy(exact[name][0])

@@ -75,6 +75,7 @@ class SamPt(Finding):
     ) -> None:
         super().__init__(detector, config, device, log, segmenter)
         self.tracker = tracker
+        self._compile('point_tracker', tracker, log)
 
     @classmethod
     def load(cls, options: SamPtConfig, log: Log) -> SamPt:

@@ -319,7 +319,7 @@ class DeAotNetwork(nn.Module):
         The identity bank of AOT (Yang et al. 2021, section 4.1), over patches.
         """
         planes = torch.arange(1 + self.sizes.objects, device=labels.device)
-        one_hot = (labels == planes[:, None, None]).to(self.id_norm.weight.dtype)
+        one_hot = (labels == planes[:, None, None]).to(self.patch_wise_id_bank.weight.dtype)
         return self.id_norm(to_positions(self.patch_wise_id_bank(one_hot[None])))
 
 

@@ -109,7 +109,7 @@ class Fuser(nn.Module):
 
     def forward(self, image: Tensor, objects: Tensor) -> Tensor:
         """Image (1, C_i, h, w), objects (N, C_o, h, w) -> (N, C, h, w)."""
-        x = self.block1(torch.cat((image.expand(len(objects), -1, -1, -1), objects), 1))
+        x = self.block1(torch.cat((image.expand(objects.shape[0], -1, -1, -1), objects), 1))
         return self.block2(x + self.attention(x))
 
 

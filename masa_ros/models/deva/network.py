@@ -43,6 +43,14 @@ class DevaSizes:
     mask_depths: tuple[int, int, int] = (2, 2, 2)
 
 
+class Maps(NamedTuple):
+    """What is drawn by: f16, f8 and f4 of ``ImageMaps``, of one image."""
+
+    f16: Tensor
+    f8: Tensor
+    f4: Tensor
+
+
 class ImageMaps(NamedTuple):
     """What is seen in an image (B, 3, H, W).
 
@@ -115,6 +123,8 @@ class KeyProjection(nn.Module):
 class MaskEncoder(nn.Module):
     """ResNet-18 without its last stage over image and mask; every object by itself."""
 
+    reads_image = True
+
     def __init__(self, sizes: DevaSizes) -> None:
         super().__init__()
         stem, depths = sizes.stem, sizes.mask_depths
@@ -126,9 +136,9 @@ class MaskEncoder(nn.Module):
         self.fuser = Fuser(sizes.pixel, 4 * stem, sizes.value)
         self.sensory_update = SensoryUpdate(sizes.value, sizes.value)
 
-    def forward(self, image: Tensor, seen: ImageMaps, masks: Tensor) -> Tensor:
+    def forward(self, image: Tensor, seen: ImageMaps | Maps, masks: Tensor) -> Tensor:
         """Image (1, 3, H, W) and what is seen in it, masks (N, H, W) -> values (N, C, h, w)."""
-        x = torch.cat((image.expand(len(masks), -1, -1, -1), masks[:, None]), 1)
+        x = torch.cat((image.expand(masks.shape[0], -1, -1, -1), masks[:, None]), 1)
         x = F.relu(F.max_pool2d(self.bn1(self.conv1(x)), 3, 2, padding=1))
         return self.fuser(seen.f16, self.layer3(self.layer2(self.layer1(x))))
 
@@ -190,7 +200,9 @@ class MaskDecoder(nn.Module):
         self.pred = nn.Conv2d(fine, 1, 3, padding=1)
         self.sensory_linear_pred = SensoryHead(sizes)
 
-    def forward(self, seen: ImageMaps, readout: Tensor, sensory: Tensor, last: Tensor) -> Decoded:
+    def forward(
+        self, seen: ImageMaps | Maps, readout: Tensor, sensory: Tensor, last: Tensor
+    ) -> Decoded:
         """Draw N objects.
 
         Parameters

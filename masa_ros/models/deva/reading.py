@@ -64,4 +64,5 @@ def weighted_sum(weights: Tensor, index: Tensor, values: Tensor) -> Tensor:
     The same as the product with the sparse matrix of the weights, for a thousandth of the
     arithmetic: some ten thousand tokens, thirty of which count.
     """
-    return torch.nn.functional.embedding_bag(index, values, mode='sum', per_sample_weights=weights)
+    own = weights.to(values.dtype)
+    return torch.nn.functional.embedding_bag(index, values, mode='sum', per_sample_weights=own)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from masa_ros.models.aot.attention import Written
 from masa_ros.models.aot.network import DeAotNetwork, ImageMaps, Seen
+from masa_ros.models.precision import at_least_float32
+from masa_ros.models.stages import Run
 
 
 class Look(NamedTuple):
@@ -94,11 +96,12 @@ class Engine:
     short: Page
     since: int = 0
 
-    def look(self, network: DeAotNetwork, maps: ImageMaps) -> Look:
-        """Find the objects in what is seen of a frame."""
+    def look(self, network: DeAotNetwork, maps: ImageMaps, run: Mapping[str, Run]) -> Look:
+        """Find the objects in what is seen of a frame; ``run``: the stages."""
         memory = [page.written for page in self.long], self.short.written
         passed = network.LSTT(maps.embedding, memory)
-        logits = network.decoder(maps, passed.final)
+        drawn = run['masks'](final=passed.final, f4=maps.f4, f8=maps.f8, f16=maps.f16)
+        logits = at_least_float32(drawn['logits'])
         return Look(logits[[0, *self.ids.values()]], passed.seen)
 
     @classmethod

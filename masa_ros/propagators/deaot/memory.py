@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from masa_ros.models.aot.network import DeAotNetwork, ImageMaps, Seen
+from masa_ros.models.stages import Run
 from masa_ros.propagators.deaot.engine import Engine, bytes_of, merged
 from masa_ros.propagators.deaot.options import DeaotPropagatorConfig
 from masa_ros.propagators.deaot.placement import Placement
@@ -25,11 +26,13 @@ class Encoded(NamedTuple):
     ----------
     place: of the frame in the network's input.
     maps: of it.
+    run: the stages that go on with it.
 
     """
 
     place: Placement
     maps: ImageMaps
+    run: Mapping[str, Run]
 
 
 class _Reading(NamedTuple):
@@ -91,7 +94,7 @@ class DeaotMemory:
         self._check_size(encoded)
         logits, seen = [], dict[int, tuple[Seen, ...]]()
         for engine in self.engines:
-            look = engine.look(self._network, encoded.maps)
+            look = engine.look(self._network, encoded.maps, encoded.run)
             logits.append(place.logits_out(look.logits))
             seen |= dict.fromkeys(engine.ids, look.seen)
         rows = {each: i for i, each in enumerate(seen, 1)}

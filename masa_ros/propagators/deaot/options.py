@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 
 from masa_ros import options
+from masa_ros.models.staged import precision_option
 from masa_ros.options import option
 from masa_ros.propagators.deaot.placement import Placement
 
@@ -15,6 +16,7 @@ from masa_ros.propagators.deaot.placement import Placement
 class DeaotPropagatorConfig:
     """Options of DeAOT's propagation; raises ConfigError naming one that is wrong."""
 
+    precision: str = precision_option()
     weights: str = option('', "file of the network's weights; '' looks for the published one")
     size: int = option(
         1040,

@@ -8,18 +8,18 @@ it from frame to frame, and where it was in the last one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from masa_ros.models.deva.network import DevaNetwork, ImageMaps, coarse, probabilities
-from masa_ros.models.nano_propagation import NanoPropagation
+from masa_ros.models.deva.network import ImageMaps, coarse, probabilities
+from masa_ros.models.stages import Run, Stage, run_rows
 from masa_ros.propagators.deva.buckets import Bucket, Tokens
 from masa_ros.propagators.deva.options import MemoryConfig
 from masa_ros.propagators.deva.placement import Placement
-from masa_ros.propagators.loaded import Loaded
+from masa_ros.propagators.loaded import InStages
 from masa_ros.propagators.protocol import check_masks
 
 
@@ -32,6 +32,7 @@ class Encoded(NamedTuple):
     image: (1, 3, H, W) the input.
     maps: of it.
     keys, selections: (Q, K), shrinkage (Q, 1) of its Q = H / 16 * W / 16 positions.
+    run: the stages that go on with it.
 
     """
 
@@ -41,14 +42,15 @@ class Encoded(NamedTuple):
     keys: Tensor
     selections: Tensor
     shrinkage: Tensor
+    run: Mapping[str, Run]
 
 
 class _Reading(NamedTuple):
-    """What was read of a frame: masks (1 + N, H, W) in the network's input, updates of ids."""
+    """What was read of a frame: masks (1 + N, H, W) in the network's input, what ids then know."""
 
     encoded: Encoded
     masks: Tensor
-    updates: dict[int, Tensor]
+    sensory: dict[int, Tensor]
 
 
 class DevaMemory:
@@ -71,9 +73,8 @@ class DevaMemory:
 
     """
 
-    def __init__(self, propagator: Loaded) -> None:
+    def __init__(self, propagator: InStages) -> None:
         self._propagator = propagator
-        self._network: DevaNetwork | NanoPropagation = propagator.network
         self.buckets: list[Bucket] = []
         self.sensory: dict[int, Tensor] = {}
         self.since = 0
@@ -93,12 +94,12 @@ class DevaMemory:
     @torch.inference_mode()
     def read(self, encoded: Encoded) -> Tensor:
         """Find the objects again; see ``Memory``."""
-        masks, updates = self._segment(encoded)
-        self._reading = _Reading(encoded, masks, updates)
+        masks, sensory = self._segment(encoded)
+        self._reading = _Reading(encoded, masks, sensory)
         return encoded.place.masks_out(masks)
 
     def _segment(self, encoded: Encoded) -> tuple[Tensor, dict[int, Tensor]]:
-        """Give masks in the network's input, and the updates of the sensory memories."""
+        """Give masks in the network's input, and the sensory memories after the frame."""
         if not self.sensory:
             return encoded.image.new_ones((1, *encoded.image.shape[-2:])), {}
         self._check_size(encoded)
@@ -107,17 +108,21 @@ class DevaMemory:
         for bucket in self.buckets:
             values = bucket.read(encoded.keys, encoded.selections, self._config.top_k)
             read |= zip(bucket.ids, values.permute(1, 2, 0).unflatten(2, size))
-        logits, updates = [], []
-        for ids in self._chunks(self.ids):
-            decoded = self._network.mask_decoder(
-                encoded.maps,
-                _stacked(read[each] for each in ids),
-                _stacked(self.sensory[each] for each in ids),
-                torch.stack([self._last[each] for each in ids]),
-            )
-            logits.append(decoded.logits)
-            updates += decoded.update
-        return probabilities(torch.cat(logits)), dict(zip(self.ids, updates))
+        decoded = self._run(
+            'masks',
+            encoded,
+            readout=_stacked(read[each] for each in self.ids),
+            sensory=_stacked(self.sensory.values()),
+            last=torch.stack([self._last[each] for each in self.ids]),
+        )
+        return probabilities(decoded['logits']), dict(zip(self.ids, decoded['sensory']))
+
+    def _run(self, name: str, encoded: Encoded, **rows: Tensor) -> dict[str, Tensor]:
+        """Run a stage on any number of objects of a frame."""
+        stage: Stage = self._propagator.stages[name]
+        tensors = {'images': encoded.image, **encoded.maps._asdict(), **rows}
+        found = run_rows(stage, encoded.run[name], tensors, self._config.chunk)
+        return {key: value.to(self._propagator.dtype) for key, value in found.items()}
 
     @torch.inference_mode()
     def remember(
@@ -156,7 +161,7 @@ class DevaMemory:
             reading = self._reading
             if reading is None or reading.encoded is not encoded:
                 raise ValueError('no masks of a frame that was not read last')
-            rows = {each: i for i, each in enumerate(reading.updates, 1)}
+            rows = {each: i for i, each in enumerate(reading.sensory, 1)}
             if unknown := [each for each in ids if each not in rows]:
                 raise ValueError(f'no masks of the objects {unknown}, which were not read')
             return reading.masks[[rows[each] for each in ids]]
@@ -166,17 +171,12 @@ class DevaMemory:
 
     def _followed(self, encoded: Encoded, ids: Sequence[int]) -> dict[int, Tensor]:
         """Return the sensory memories of objects after what was read of this frame, if it was."""
-        shape = self._network.sizes.value, *encoded.maps.key.shape[-2:]
+        shape = self._propagator.network.sizes.value, *encoded.maps.key.shape[-2:]
         nothing = encoded.maps.f16.new_zeros(shape)
         sensory = {each: self.sensory.get(each, nothing) for each in ids}
-        reading = self._reading
-        if reading is None or reading.encoded is not encoded:
-            return sensory
-        known = [each for each in ids if each in self.sensory and each in reading.updates]
-        unit = self._network.mask_decoder.sensory_update
-        for some in self._chunks(known):
-            update = _stacked(reading.updates[each] for each in some)
-            sensory |= zip(some, unit(update, _stacked(sensory[each] for each in some)))
+        if (reading := self._reading) is not None and reading.encoded is encoded:
+            known = self.sensory.keys() & reading.sensory.keys() & sensory.keys()
+            sensory |= {each: reading.sensory[each] for each in known}
         return sensory
 
     def _put(
@@ -187,15 +187,13 @@ class DevaMemory:
         sensory: Mapping[int, Tensor],
     ) -> dict[int, Tensor]:
         """Put a frame into the buckets; returns the sensory memories with what it says."""
-        encoder = self._network.mask_encoder
-        values: dict[int, Tensor] = {}
-        after: dict[int, Tensor] = {}
-        for ids in self._chunks(tuple(masks)):
-            some = torch.stack([masks[each] for each in ids])
-            value = encoder(encoded.image, encoded.maps, some)
-            state = _stacked(sensory[each] for each in ids)
-            values |= zip(ids, value)
-            after |= zip(ids, encoder.sensory_update(value, state))
+        found = self._run(
+            'values',
+            encoded,
+            masks=torch.stack([*masks.values()]),
+            sensory=_stacked(sensory[each] for each in masks),
+        )
+        values = dict(zip(masks, found['values']))
 
         def tokens(ids: Sequence[int]) -> Tokens:
             stacked = torch.stack([values[each].flatten(1).T for each in ids], 1)
@@ -205,7 +203,7 @@ class DevaMemory:
             bucket.add(tokens(bucket.ids), self._config)
         if new:
             self.buckets.append(Bucket(new, tokens(new)))
-        return after
+        return dict(zip(masks, found['sensory']))
 
     def drop(self, ids: Sequence[int]) -> None:
         """Forget some objects; see ``Memory``."""
@@ -230,11 +228,6 @@ class DevaMemory:
             'memory_bytes': sum(x.nbytes for x in held),
             'memory_prototypes': sum(bucket.long for bucket in self.buckets),
         }
-
-    def _chunks(self, ids: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Give the objects that run through the network at once."""
-        most = self._config.chunk or max(len(ids), 1)
-        return (ids[start : start + most] for start in range(0, len(ids), most))
 
     def _check_size(self, encoded: Encoded) -> None:
         size = tuple(encoded.maps.key.shape[-2:])

@@ -9,6 +9,7 @@ import dataclasses
 
 from masa_ros import options
 from masa_ros.errors import ConfigError
+from masa_ros.models.staged import precision_option
 from masa_ros.options import option
 from masa_ros.propagators.deva.placement import Placement
 
@@ -17,6 +18,7 @@ from masa_ros.propagators.deva.placement import Placement
 class MemoryConfig(abc.ABC):
     """Options of the memory; raises ConfigError naming one that is wrong."""
 
+    precision: str = precision_option()
     mem_every: int = option(5, 'every so many frames one is remembered', 1, 1000, live=True)
     top_k: int = option(
         30, 'the most similar places of the memory that are read', 1, 1000, live=True

@@ -28,7 +28,7 @@ class Placement(NamedTuple):
     width: int
     rows: int
     columns: int
-    antialias: bool
+    antialias: bool = False
     multiple: int = STRIDE
 
     @property
@@ -36,6 +36,12 @@ class Placement(NamedTuple):
         """Pixels left, right, top and bottom; the odd one is on the right and at the bottom."""
         x, y = -self.columns % self.multiple, -self.rows % self.multiple
         return x // 2, x - x // 2, y // 2, y - y // 2
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Rows and columns of the input."""
+        left, right, top, bottom = self.padding
+        return self.rows + top + bottom, self.columns + left + right
 
     @property
     def resized(self) -> bool:

@@ -4,25 +4,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from masa_ros.models.deva import weights
 from masa_ros.models.deva.network import DevaNetwork, DevaSizes, ImageMaps
+from masa_ros.models.deva.stages import DevaImageStage, deva_stages
 from masa_ros.models.devices import choose_device
 from masa_ros.models.files import DEVA_FILE, locate
 from masa_ros.models.nano_propagation import NanoPropagation
+from masa_ros.models.precision import at_least_float32
 from masa_ros.models.preprocess import normalise
+from masa_ros.models.staged import check_precision
+from masa_ros.models.stages import Run, Stage
 from masa_ros.models.upload import to_device
 from masa_ros.propagators.deva.memory import DevaMemory, Encoded
 from masa_ros.propagators.deva.options import DevaPropagatorConfig, MemoryConfig
-from masa_ros.propagators.loaded import Loaded, version
+from masa_ros.propagators.deva.placement import Placement
+from masa_ros.propagators.loaded import InStages, version
 from masa_ros.types import Frame
 
 
-class MemoryPropagator(Loaded):
+class MemoryPropagator(InStages):
     """Carries masks on by a memory that is read in every frame; see ``Propagator``.
 
     The masks of all objects of one frame that are to be found in another one (the projection of
@@ -32,6 +38,7 @@ class MemoryPropagator(Loaded):
 
     network: DevaNetwork | NanoPropagation
     config: MemoryConfig
+    whole = Placement
 
     @torch.inference_mode()
     def encode(self, frames: Sequence[Frame]) -> list[Encoded]:
@@ -40,17 +47,27 @@ class MemoryPropagator(Loaded):
             return []
         place = self.config.placement(*frames[0].shape)
         pixels = [to_device(frame.image, self.device).permute(2, 0, 1) for frame in frames]
-        images = place.image_in(normalise(torch.stack(pixels))).to(self.dtype)
-        every = self.network(images)
+        images = place.image_in(normalise(torch.stack(pixels)))
+        return self.encoded(images, place, self.runs((images.shape[2], images.shape[3])))
+
+    def encoded(self, images: Tensor, place: Placement, run: Mapping[str, Run]) -> list[Encoded]:
+        """Run the image encoder on its inputs; see ``InStages``."""
+        images = images.to(self.dtype)
         encoded = []
-        for i in range(len(frames)):
-            maps = ImageMaps(*(x[i : i + 1] for x in every))
+        for i, made in enumerate(self.image_stage(images, run)):
+            maps = ImageMaps(**made)
             # Copies: what goes into a memory must not hold the maps of the whole batch.
-            tokens = (
-                x[0].flatten(1).T.clone() for x in (maps.key, maps.selection, maps.shrinkage)
+            keys, selections, shrinkage = (
+                at_least_float32(x)[0].flatten(1).T.clone()
+                for x in (maps.key, maps.selection, maps.shrinkage)
             )
-            encoded.append(Encoded(place, images[i : i + 1], maps, *tokens))
+            image = images[i : i + 1]
+            encoded.append(Encoded(place, image, maps, keys, selections, shrinkage, run))
         return encoded
+
+    def input_shape(self, height: int, width: int) -> tuple[int, int]:
+        """(H, W) of the network's input for frames of this size."""
+        return self.config.placement(height, width).input_shape
 
     def memory(self) -> DevaMemory:
         """Begin to remember; see ``Propagator``."""
@@ -60,8 +77,13 @@ class MemoryPropagator(Loaded):
 class DevaPropagator(MemoryPropagator):
     """The published network."""
 
+    name = 'deva'
     model = 'DEVA'
     network: DevaNetwork
+
+    def stages_of(self, network: DevaNetwork) -> Mapping[str, Stage]:
+        """See ``Staged``."""
+        return deva_stages(network, DevaImageStage(network))
 
     @classmethod
     def load(cls, config: DevaPropagatorConfig, device: str) -> DevaPropagator:
@@ -70,12 +92,13 @@ class DevaPropagator(MemoryPropagator):
         Raises
         ------
         ConfigError
-            When the device is not there.
+            When the device is not there, or has not the precision.
         WeightsError
             When the weights file is missing or does not fit.
 
         """
         where = choose_device(device)
+        check_precision(config.precision, where)
         path = Path(config.weights).expanduser() if config.weights else locate(DEVA_FILE)
         network = DevaNetwork(DevaSizes())
         weights.load(network, path)
