@@ -20,7 +20,7 @@ from masa_ros.models.aot.network import AotSizes, DeAotNetwork
 from masa_ros.models.deva.network import DevaNetwork, DevaSizes
 from masa_ros.models.pips import FRAMES, Pips
 from masa_ros.models.stages import Eager
-from masa_ros.point_trackers.pips import PipsTracker
+from masa_ros.point_trackers.pips import PipsConfig, PipsTracker
 from masa_ros.propagators.deaot import DeaotPropagator, DeaotPropagatorConfig
 from masa_ros.propagators.deva import DevaPropagator, DevaPropagatorConfig
 from masa_ros.propagators.nano import NanoPropagator, NanoPropagatorConfig
@@ -54,7 +54,7 @@ def loaded(name, precision='fp32'):
         return DeaotPropagator(
             DeAotNetwork(sizes), DeaotPropagatorConfig(precision=precision), 'cpu'
         )
-    return PipsTracker(Pips())
+    return PipsTracker(Pips(), PipsConfig(precision=precision))
 
 
 def video(name, count):
@@ -137,6 +137,17 @@ def test_half_precision_carries_the_same_masks(name):
     expected, found = carried(loaded(name), frames), carried(loaded(name, 'fp16'), frames)
     error = (expected - found).abs()
     assert found.dtype == torch.float32 and error.mean() < 2e-3, float(error.mean())
+
+
+def test_half_precision_follows_the_same_points():
+    points, found = np.float32([(30, 30), (80, 50), (100.5, 20.25)]), []
+    for tracker in (loaded('pips'), loaded('pips', 'fp16')):
+        encoded = [tracker.encode([each])[0] for each in video('pips', FRAMES)]
+        found.append(tracker.window(encoded, points, tracker.features(encoded[0], points)))
+    for ours, theirs in zip(*found):
+        assert ours.dtype == theirs.dtype == np.float32
+        # A random network multiplies what rounding does.
+        assert np.abs(ours - theirs).mean() < 1, np.abs(ours - theirs).mean()
 
 
 def test_half_precision_is_compared_with_full():

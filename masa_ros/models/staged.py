@@ -19,10 +19,10 @@ from masa_ros.models.stages import Case, Eager, Run, Runs, Stage, Tensors
 from masa_ros.options import option
 
 
-def precision_option() -> Any:
+def precision_option(default: str = 'auto') -> Any:
     """Return the option of every network that has stages, see ``Staged``."""
     return option(
-        'auto',
+        default,
         'arithmetic of the network; auto: fp16 on a GPU; on a CPU fp32, for engines bf16 where it '
         'agrees and is faster; mixed: fp16 for convolutions and linear layers alone; bf16: for '
         'engines on a CPU',

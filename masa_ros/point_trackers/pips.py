@@ -46,7 +46,8 @@ _SMALLEST = 64  # pixels of a side: the coarsest maps must not be empty
 class PipsConfig:
     """Options of PIPs; raises ConfigError naming one that is wrong."""
 
-    precision: str = precision_option()
+    # Not half of itself: places are found to parts of a pixel, over six iterations.
+    precision: str = precision_option('fp32')
     weights: str = option('', "file of the network's weights; there is none that is shipped")
     size: int = option(
         0,
