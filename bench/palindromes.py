@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from common import keep
+from first_answer import on_cpu
 
-from masa_ros import methods
 from masa_ros.evaluation.palindrome import AGES, Palindrome, Share, palindrome
 from masa_ros.methods import Method
 from masa_ros.recordings.sources import frames_of, open_source
@@ -62,7 +62,7 @@ def main(quick: bool = False) -> dict[str, Any]:
     heads = ('frames', 'seen', 'again', 'ids', *limits, 'recall', 'crowd')
     print(f'{"":30}' + ''.join(f'{head:>8}' for head in heads))
     results = {}
-    method = methods.load('masa')
+    method = on_cpu('masa')
     for name, result in palindromes(method, SEQUENCES, *((1, 4) if quick else ())):
         by_age = [text(share) for share in list(result.by_age.values())[: len(AGES)]]
         row = (

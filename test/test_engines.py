@@ -3,8 +3,11 @@
 """Engines: the checks before use, building while images come, failing, the command."""
 
 import copy
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -467,3 +470,37 @@ def test_own_calibration_images_are_used_and_read_safely(tmp_path):
 def test_all_runtimes_say_what_they_miss():
     assert runtimes.RUNTIMES['tensorrt'].missing('cpu') == 'TensorRT needs a CUDA device'
     assert [runtime.name for runtime in runtimes.choose('auto', 'cpu')] == ['eager']
+
+
+ENDS_WHILE_BUILDING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from engine_kit import SHAPE, Recorded, detector, engines_of
+from masa_ros.engines import runtimes
+
+class Told(Recorded):
+    def build(self, stage, inputs):
+        print('begun', stage.name, flush=True)
+        made = super().build(stage, inputs)
+        print('built', stage.name, flush=True)
+        return made
+
+runtimes.RUNTIMES['recorded'] = runtime = Told()
+runtime.delay = 2.0
+engines, _ = engines_of(detector(), sys.argv[2])
+engines.runs(SHAPE)
+while 'recorded' not in engines.status:
+    pass
+"""
+
+
+def test_the_end_of_a_process_waits_for_the_engine_in_work_alone(tmp_path):
+    process = subprocess.run(
+        [sys.executable, '-c', ENDS_WHILE_BUILDING, str(Path(__file__).parent), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    lines = [line for line in process.stdout.splitlines() if line.startswith(('begun', 'built'))]
+    assert lines == ['begun image', 'built image']

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +78,18 @@ class EngineConfig:
 
 _ONE_AT_A_TIME = threading.Lock()
 """Held by whoever builds: two builds at once would need the memory of two."""
+_EVERY: weakref.WeakSet[Engines] = weakref.WeakSet()
+
+
+@atexit.register
+def _finish() -> None:
+    """Wait for the engine that is being built, begin no other.
+
+    Python's end would cut its thread off in a library's own code, which aborts the process.
+    """
+    for engines in list(_EVERY):
+        engines.close()
+        engines.join()
 
 
 class _Made(NamedTuple):
@@ -129,6 +143,8 @@ class Engines:
         self._failures: dict[Shape, Exception] = {}
         self._building = self._hurried = False
         self._given_up = ''
+        self._thread: threading.Thread | None = None
+        _EVERY.add(self)
         if config.calibration:
             calibration_images((32, 32), config.calibration)  # better told now than in an hour
 
@@ -222,6 +238,11 @@ class Engines:
         """Give up for good, at once and in silence: nobody waits, nothing more is built."""
         self._end('closed')
 
+    def join(self) -> None:
+        """Wait until nothing is being built any more."""
+        if self._thread is not None:
+            self._thread.join()
+
     def give_up(self, reason: str) -> None:
         """Run eagerly from now on, whatever was built."""
         if self._end(reason):
@@ -253,7 +274,10 @@ class Engines:
     def _start(self, shape: Shape) -> None:
         """Begin to build; the lock is held."""
         self._building = True
-        threading.Thread(target=self._build, args=(shape,), name='engines', daemon=True).start()
+        self._thread = threading.Thread(
+            target=self._build, args=(shape,), name='engines', daemon=True
+        )
+        self._thread.start()
 
     def _build(self, shape: Shape) -> None:
         made: _Made | None = None
