@@ -87,7 +87,7 @@ class Rig:
             for frame, _ in demo_scene.render(frames=images)
         ]
         self.report: dict[str, str] = {}
-        self.stamp = 0
+        self.shown = 0
         self.sent: dict[int, float] = {}
         self.received: dict[int, float] = {}
 
@@ -107,14 +107,15 @@ class Rig:
                 raise SystemExit(f'the node ended with exit code {self.process.returncode}')
             self.publish()
             time.sleep(0.2)
-            if self.received and self.report.get('engines', ' s')[-2:] != ' s':
+            # What is being built ends with its seconds.
+            if self.received and not self.report.get('engines', ' s').endswith(' s'):
                 return
         raise SystemExit('the node is not ready: ' + self.report.get('engines', 'no answer'))
 
     def publish(self) -> None:
         """Show the next image."""
-        self.stamp += 1
-        message = self.messages[self.stamp % len(self.messages)]
+        self.shown += 1
+        message = self.messages[self.shown % len(self.messages)]
         # Of now, as those of a camera are; unlike all others.
         stamp = time.time_ns()
         message.header.stamp = ns_to_stamp(stamp)

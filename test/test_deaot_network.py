@@ -21,7 +21,8 @@ from masa_ros.models.aot.attention import (
     to_positions,
     window_index,
 )
-from masa_ros.models.aot.network import AotSizes, DeAotNetwork
+from masa_ros.models.aot.network import AotSizes, DeAotNetwork, ImageMaps
+from masa_ros.models.aot.stages import aot_stages
 from masa_ros.models.files import DEAOT_FILE
 from masa_ros.propagators import PROPAGATORS
 from masa_ros.propagators.deaot import DeaotPropagatorConfig
@@ -96,7 +97,7 @@ def test_identities_are_those_of_their_patch():
 @torch.no_grad()
 def test_maps_keep_their_corners():
     network = tiny()
-    maps = network(torch.randn(2, 3, 49, 65))
+    maps = ImageMaps(*aot_stages(network)['image'](torch.randn(2, 3, 49, 65)))
     assert [tuple(x.shape[-2:]) for x in maps] == [(13, 17), (7, 9), (4, 5), (4, 5)]
     labels = torch.zeros(49, 65, dtype=torch.uint8)
     passed = network.LSTT(maps.embedding[:1], network.identities(labels))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import openvino_missing, scene
-from engine_kit import SHAPE, SIZE, STAGES, detector, engines_of
+from engine_kit import SHAPE, SIZE, STAGES, Pretended, detector, engines_of
 from torch import nn
 
 from masa_ros.engines import identity, race, runtimes
@@ -243,19 +243,13 @@ class Clock:
         return slow
 
 
-class Pretended:
+class Timed(Pretended):
     """In the place of OpenVINO: eager, and taking the time that is told by precision."""
 
     name, keeps = 'openvino', True
 
     def __init__(self, clock):
         self.clock, self.built, self.taken, self.error = clock, [], {}, None
-
-    def missing(self, device):
-        return ''
-
-    def version(self):
-        return '1'
 
     def lower(self, device):
         return 'bf16'
@@ -280,7 +274,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def pretended(clock, monkeypatch):
-    made = Pretended(clock)
+    made = Timed(clock)
     monkeypatch.setitem(runtimes.RUNTIMES, 'openvino', made)
     return made
 

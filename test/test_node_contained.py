@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import scene
 from diagnostic_msgs.msg import DiagnosticStatus
+from engine_kit import Pretended
 from rcl_interfaces.msg import Log
 from rclpy.parameter import Parameter
 from ros_harness import SECOND, Harness
@@ -20,7 +21,6 @@ from rosgraph_msgs.msg import Clock
 from masa_ros import cli, methods
 from masa_ros.engines import runtimes
 from masa_ros.errors import ConfigError
-from masa_ros.models.stages import Eager
 from masa_ros.nodes import detections, work
 from masa_ros.nodes.diagnostics import Statistics
 from masa_ros.nodes.messages import ns_to_stamp, stamp_to_ns, tracks_from_msg
@@ -310,7 +310,7 @@ def test_a_change_that_the_method_refuses_changes_nothing(parameters, made, monk
     assert harness.exchange(harness.image(scene()))
 
 
-class NeverReady:
+class NeverReady(Pretended):
     """A runtime whose engines take for ever."""
 
     name, keeps = 'compile', False
@@ -318,22 +318,10 @@ class NeverReady:
     def __init__(self):
         self.building, self.go_on = threading.Event(), threading.Event()
 
-    def missing(self, device):
-        return ''
-
-    def version(self):
-        return '1'
-
-    def lower(self, device):
-        return ''
-
     def build(self, stage, inputs):
         self.building.set()
         self.go_on.wait(60)
         return b''
-
-    def load(self, stage, data, dtype, device):
-        return Eager(stage, dtype)
 
 
 @pytest.mark.parametrize('ends', ['deactivate', 'destroy'])

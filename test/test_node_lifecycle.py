@@ -12,6 +12,7 @@ import time
 
 import pytest
 from conftest import scene
+from engine_kit import Pretended
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.exceptions import InvalidParameterValueException
@@ -19,7 +20,6 @@ from ros_harness import Harness, Peer, call, set_parameter, tracking, warned
 
 from masa_ros.engines import runtimes
 from masa_ros.methods import METHODS
-from masa_ros.models.stages import Eager
 
 pytestmark = pytest.mark.ros
 
@@ -181,26 +181,14 @@ def test_a_bad_parameter_is_one_line():
     assert 'Traceback' not in result.stderr
 
 
-class Slow:
+class Slow(Pretended):
     """A runtime whose engines take a while to build and are eager ones in the end."""
 
     name, keeps = 'compile', False
 
-    def missing(self, device):
-        return ''
-
-    def version(self):
-        return '1'
-
-    def lower(self, device):
-        return ''
-
     def build(self, stage, inputs):
         time.sleep(0.8)
         return b''
-
-    def load(self, stage, data, dtype, device):
-        return Eager(stage, dtype)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pages import write_between
+
 PAGE = Path(__file__).resolve().parent.parent / 'docs/devices.md'
-BEGIN, END = '<!-- devices -->\n', '<!-- /devices -->\n'
 HEADS = ('device', 'model', 'runs as', 'images/s without loss', '10 Hz', '30 Hz', '60 Hz')
 
 
@@ -36,9 +37,7 @@ def main() -> None:
     rows = [row(json.loads(path.read_text())) for path in sorted(PAGE.with_suffix('').glob('*'))]
     lines = [HEADS, ('---',) * len(HEADS), *rows]
     table = ''.join(f'| {" | ".join(line)} |\n' for line in lines)
-    text = PAGE.read_text()
-    begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    PAGE.write_text(text[:begin] + table + text[end:])
+    write_between(PAGE, 'devices', table)
 
 
 if __name__ == '__main__':

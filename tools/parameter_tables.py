@@ -10,6 +10,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from pages import write_between
+
 from masa_ros import options
 from masa_ros.methods import METHODS
 from masa_ros.nodes.parameters import NodeConfig
@@ -17,7 +19,6 @@ from masa_ros.options import Option
 
 ROOT = Path(__file__).resolve().parent.parent
 YAML, PAGE = ROOT / 'config/tracker.yaml', ROOT / 'docs/parameters.md'
-BEGIN, END = '<!-- parameters -->\n', '<!-- /parameters -->\n'
 SET = ('method', 'model', 'device')
 OFTEN = (
     *('weights', 'input_size', 'masks', 'score_threshold', 'max_instances', 'memory_seconds'),
@@ -101,9 +102,7 @@ def markdown() -> str:
 def main() -> int:
     """Write both files."""
     YAML.write_text(yaml())
-    text = PAGE.read_text()
-    head, rest = text.split(BEGIN)
-    PAGE.write_text(head + BEGIN + markdown() + END + rest.split(END)[1])
+    write_between(PAGE, 'parameters', markdown())
     return 0
 
 

@@ -14,9 +14,9 @@ sys.path.insert(0, str(ROOT / 'test'))
 
 from conftest import seeded_weights_file  # noqa: E402  the tests are no package
 from faults import FAULTS, run  # noqa: E402
+from pages import write_between  # noqa: E402
 
 PAGE = ROOT / 'docs/reliability.md'
-BEGIN, END = '<!-- faults -->\n', '<!-- /faults -->\n'
 
 
 def main() -> int:
@@ -34,9 +34,7 @@ def main() -> int:
             kept = 'yes' if observed.good else '**no**'
             rows.append(f'| {fault.what} | {fault.promise} | {observed} | {kept} |')
             print(rows[-1], flush=True)
-    text = PAGE.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(before + BEGIN + '\n'.join(rows) + '\n' + END + after)
+    write_between(PAGE, 'faults', '\n'.join(rows) + '\n')
     return 1 if broken else 0
 
 

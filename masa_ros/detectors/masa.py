@@ -389,19 +389,15 @@ class MasaDetector(Staged):
         """See ``Staged``."""
         return MasaDetector.load(dataclasses.replace(self.config, precision=precision))
 
-    @torch.inference_mode()
-    def cases(self, images: Sequence[NDArray[np.uint8]]) -> list[Case]:
-        """Run all stages eagerly on (H, W, 3) uint8 RGB images of the size of network inputs."""
-        cases = []
-        for image in images:
-            view = View(*image.shape[:2], *image.shape[:2])
-            tensor = normalise(to_device(image, self.device).permute(2, 0, 1)[None])
-            (encoded,) = self._encode(tensor, view, self.eager)
-            tensors = {'images': tensor, **encoded.tensors}
-            proposals = self.propose(encoded)
-            boxes = functools.partial(self._boxes_at, encoded)
-            cases.append(make_case(self.stages, encoded.run, view, tensors, proposals, boxes))
-        return cases
+    def case(self, image: NDArray[np.uint8]) -> Case:
+        """Run all stages eagerly on an image; see ``Staged``."""
+        view = View(*image.shape[:2], *image.shape[:2])
+        tensor = normalise(to_device(image, self.device).permute(2, 0, 1)[None])
+        (encoded,) = self._encode(tensor, view, self.eager)
+        tensors = {'images': tensor, **encoded.tensors}
+        proposals = self.propose(encoded)
+        boxes = functools.partial(self._boxes_at, encoded)
+        return make_case(self.stages, encoded.run, view, tensors, proposals, boxes)
 
 
 _SAME_PLACE = 0.3

@@ -16,7 +16,7 @@ from masa_ros import options
 from masa_ros.errors import ConfigError, SourceError
 from masa_ros.evaluation import metrics
 from masa_ros.evaluation.page import page
-from masa_ros.evaluation.positions import line_of, score_positions
+from masa_ros.evaluation.positions import PositionScores, line_of, score_positions
 from masa_ros.evaluation.truth import check_tracks, read_truth
 from masa_ros.recordings.sources import Source, frames_of, images_of, open_source
 from masa_ros.recordings.tracks_file import TrackedFrame, read_tracks
@@ -90,9 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
         source = None
         if arguments.page and arguments.images:
             source = open_source(arguments.images, arguments.topic, arguments.fps)
-        scores = report(found, truth, arguments.page, source, str(arguments.tracks))
+        scores, positions = report(found, truth, arguments.page, source, str(arguments.tracks))
         figures = dataclasses.asdict(scores)
-        positions = score_positions(metrics.pair(found, truth)[0])
         if positions is not None:
             figures['positions'] = dataclasses.asdict(positions)
     if arguments.output:
@@ -106,8 +105,14 @@ def report(
     html: Path | None,
     source: Source | None,
     title: str,
-) -> metrics.Scores:
-    """Score tracks, print the figures and write the page where one is wanted."""
+) -> tuple[metrics.Scores, PositionScores | None]:
+    """Score tracks, print the figures and write the page where one is wanted.
+
+    Returns
+    -------
+    The figures, and those of positions in space where the truth has any.
+
+    """
     pairs, similarity = metrics.pair(found, truth)
     scores = metrics.score(pairs, similarity)
     print(metrics.table(scores))
@@ -118,7 +123,7 @@ def report(
         images = images_of(source) if source is not None else ()
         html.write_text(page(pairs, scores, images, title))
         print(f'  look at {html}')
-    return scores
+    return scores, positions
 
 
 def _palindrome(arguments: argparse.Namespace) -> dict[str, object]:

@@ -219,10 +219,6 @@ class Pips(Follows, nn.Module):
         self.ffeat_updater = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.GELU())
         self.vis_predictor = nn.Sequential(nn.Linear(FEATURES, 1))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) of 0..255 -> levels (B, h, w, C) of what is seen in each of them."""
-        return seen_by(self.fnet, images)
-
     def features(self, maps: Maps, points: Tensor) -> Tensor:
         """Return what points (N, 2), pixels, are known by in a frame: (N, 128)."""
         level = maps.levels[0]

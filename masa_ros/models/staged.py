@@ -78,8 +78,13 @@ class Staged:
         """(H, W) of the input for images of this size."""
         raise NotImplementedError
 
+    @torch.inference_mode()
     def cases(self, images: Sequence[NDArray[np.uint8]]) -> list[Case]:
-        """Run all stages eagerly on images of the size of inputs; see ``Reference``."""
+        """Run all stages eagerly on (H, W, 3) uint8 RGB images of the size of network inputs."""
+        return [self.case(image) for image in images]
+
+    def case(self, image: NDArray[np.uint8]) -> Case:
+        """Do the same with one; nothing is learned from it."""
         raise NotImplementedError
 
     def _run_eagerly(self, shape: tuple[int, int]) -> Mapping[str, Run]:

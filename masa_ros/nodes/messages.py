@@ -47,7 +47,7 @@ _POINT: Any = np.dtype(
         *(('track_id', 'u4'), ('visible', 'u1'), ('positive', 'u1'), ('', 'V2')),
     ]
 )
-_POINT_KINDS = (*(PointField.FLOAT32,) * 3, PointField.UINT32, *(PointField.UINT8,) * 2)
+_FIELD_KINDS = {'f4': PointField.FLOAT32, 'u4': PointField.UINT32, 'u1': PointField.UINT8}
 _LINE, _LETTER = 0.003, 0.03  # metres at a distance of one: width of lines, height of text
 
 
@@ -145,15 +145,26 @@ def tracks_to_points(tracks: Instances, header: Header) -> PointCloud2:
         part['x'], part['y'] = each.points.T
         part['track_id'] = track_id
         part['visible'], part['positive'] = each.visible, each.positive
+    return cloud_of(rows, header)
+
+
+def cloud_of(rows: NDArray[np.void], header: Header) -> PointCloud2:
+    """Build a cloud in no order of points (N,) whose fields are float32, uint32 or uint8.
+
+    Fields of raw bytes are padding.
+    """
+    kind: Any = rows.dtype
+    fields = [
+        PointField(name=name, offset=offset, datatype=_FIELD_KINDS[base.str[1:]], count=1)
+        for name, (base, offset) in ((name, kind.fields[name][:2]) for name in kind.names)
+        if base.kind != 'V'
+    ]
     return PointCloud2(
         header=header,
         height=1,
         width=len(rows),
-        fields=[
-            PointField(name=name, offset=_POINT.fields[name][1], datatype=kind, count=1)
-            for name, kind in zip(_POINT.names, _POINT_KINDS)
-        ],
-        point_step=_POINT.itemsize,
+        fields=fields,
+        point_step=kind.itemsize,
         row_step=rows.nbytes,
         data=array.array('B', rows.tobytes()),
         is_bigendian=sys.byteorder == 'big',

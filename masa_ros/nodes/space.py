@@ -27,7 +27,6 @@ from visualization_msgs.msg import MarkerArray
 from masa_ros.errors import ImageError
 from masa_ros.msg import TrackedInstance3DArray
 from masa_ros.nodes import messages, space_messages
-from masa_ros.nodes.optics import camera_of
 from masa_ros.nodes.parameters import NodeConfig
 from masa_ros.nodes.qos import profile
 from masa_ros.nodes.transforms import Transforms
@@ -317,7 +316,7 @@ class Space:
         if what in self._cameras and self._cameras[what][0] == known:
             return self._cameras[what][1]
         try:
-            camera = camera_of(info, rectified)
+            camera = Camera.of_info(info, rectified)
             camera.grid  # noqa: B018  it may not be computable either
         except ValueError as error:
             raise _NoViewError(reason, event, f'camera_info of the {what}: {error}') from error

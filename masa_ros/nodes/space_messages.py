@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +11,12 @@ import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point, Quaternion, TransformStamped, Vector3
 from numpy.typing import NDArray
-from sensor_msgs.msg import PointCloud2, PointField
+from sensor_msgs.msg import PointCloud2
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from masa_ros.msg import TrackedInstance3D, TrackedInstance3DArray
-from masa_ros.nodes.messages import VISION, ns_to_stamp
+from masa_ros.nodes.messages import VISION, cloud_of, ns_to_stamp
 from masa_ros.overlay import caption, colour_in
 from masa_ros.space.estimate import Estimate
 from masa_ros.space.locate import Place
@@ -128,7 +127,7 @@ def places_to_markers(
 
 
 def places_to_cloud(tracks: Instances, places: Sequence[Place], header: Header) -> PointCloud2:
-    """Build the cloud of the points of all objects, at most 600 of each.
+    """Build the cloud of the points of all objects, at most 1000 of each.
 
     Fields: x, y, z (float32, metres), track_id (uint32: modulo 2^32).
     """
@@ -139,22 +138,7 @@ def places_to_cloud(tracks: Instances, places: Sequence[Place], header: Header) 
             part['x'], part['y'], part['z'] = place.measured.inliers.T
             part['track_id'] = track_id % (1 << 32)
             parts.append(part)
-    rows = np.concatenate(parts) if parts else np.zeros(0, _CLOUD)
-    kinds = (*(PointField.FLOAT32,) * 3, PointField.UINT32)
-    return PointCloud2(
-        header=header,
-        height=1,
-        width=len(rows),
-        fields=[
-            PointField(name=name, offset=_CLOUD.fields[name][1], datatype=kind, count=1)
-            for name, kind in zip(_CLOUD.names, kinds)
-        ],
-        point_step=_CLOUD.itemsize,
-        row_step=rows.nbytes,
-        data=array.array('B', rows.tobytes()),
-        is_bigendian=False,
-        is_dense=True,
-    )
+    return cloud_of(np.concatenate(parts) if parts else np.zeros(0, _CLOUD), header)
 
 
 def places_to_transforms(

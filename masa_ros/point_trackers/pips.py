@@ -158,15 +158,8 @@ class PipsTracker(Staged):
         scale = min(1.0, (self.config.size or max(height, width)) / max(height, width))
         return tuple(max(round(side * scale), _SMALLEST) for side in (height, width))  # type: ignore[return-value]
 
-    @torch.inference_mode()
-    def cases(self, images: Sequence[NDArray[np.uint8]]) -> list[Case]:
-        """Run all stages eagerly on (H, W, 3) uint8 RGB images of the size of network inputs.
-
-        Points of every image are followed while it moves on.
-        """
-        return [self._case(image) for image in images]
-
-    def _case(self, image: NDArray[np.uint8]) -> Case:
+    def case(self, image: NDArray[np.uint8]) -> Case:
+        """Follow points of an image while it moves on; see ``Staged``."""
         height, width = image.shape[:2]
         recorded = Recorded(self.eager)
         video = [np.roll(image, (t, 2 * t), (0, 1)) for t in range(FRAMES)]

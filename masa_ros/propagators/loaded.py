@@ -113,15 +113,8 @@ class InStages(Loaded, Staged):
         """
         raise NotImplementedError
 
-    @torch.inference_mode()
-    def cases(self, images: Sequence[NDArray[np.uint8]]) -> list[Case]:
-        """Run all stages eagerly on (H, W, 3) uint8 RGB images of the size of network inputs.
-
-        Four objects of every image are followed to the same image a little further on.
-        """
-        return [self._case(image) for image in images]
-
-    def _case(self, image: NDArray[np.uint8]) -> Case:
+    def case(self, image: NDArray[np.uint8]) -> Case:
+        """Follow four objects of an image to the same one moved on; see ``Staged``."""
         height, width = image.shape[:2]
         further = np.roll(image, (_STEP, 2 * _STEP), (0, 1))
         pixels = [to_device(each, self.device).permute(2, 0, 1) for each in (image, further)]

@@ -17,12 +17,17 @@ from rosbags.highlevel import AnyReader
 from masa_ros.errors import ImageError, SourceError
 from masa_ros.images import natural_order
 from masa_ros.recordings.bags import COMPRESSED_TYPE, IMAGE_TYPE, typestore
-from masa_ros.recordings.sources import BagSource, FolderSource, Source
+from masa_ros.recordings.sources import BagSource, FolderSource, Source, stamp_ns_of
 from masa_ros.space.cameras import Camera
-from masa_ros.space.depth import Depth, depth_from_compressed, depth_from_image
+from masa_ros.space.depth import (
+    Depth,
+    depth_from_compressed,
+    depth_from_image,
+    in_metres,
+    nearest,
+)
 
 _INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
-_MILLIMETRE = 0.001
 _FILES = {'.png', '.tif', '.tiff', '.npy'}
 _KEPT = 30  # messages of depth; more than any camera is behind
 
@@ -121,8 +126,7 @@ class FolderDepth:
             raise ImageError(f'{file.name} cannot be read: {error}', 'data') from error
         if pixels is None or pixels.ndim != 2 or pixels.dtype.kind not in 'uf':
             raise ImageError(f'{file.name} is no depth: one channel of 16 bits or floats', 'data')
-        unit = self._scale or (1.0 if pixels.dtype.kind == 'f' else _MILLIMETRE)
-        return np.multiply(pixels, np.float32(unit), dtype=np.float32)
+        return in_metres(pixels, self._scale)
 
 
 class BagDepth:
@@ -159,8 +163,7 @@ class BagDepth:
             connections = [c for c in reader.connections if c.topic == self.topic]
             for connection, _, raw in reader.messages(connections):
                 message: Any = reader.deserialize(raw, connection.msgtype)
-                stamp = message.header.stamp
-                yield int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec), message
+                yield stamp_ns_of(message), message
 
     def at(self, index: int, name: str, stamp_ns: int) -> Depth | None:
         """Return the depth of an image, None where there is none; raises ImageError."""
@@ -169,12 +172,12 @@ class BagDepth:
             if following is None:
                 break
             self._near.append(following)
-        found = min(self._near, key=lambda each: abs(each[0] - stamp_ns), default=None)
-        if found is None or abs(found[0] - stamp_ns) > self._slop_ns:
+        found = nearest(self._near, stamp_ns, self._slop_ns)
+        if found is None:
             return None
-        if hasattr(found[1], 'encoding'):
-            return depth_from_image(found[1], self._scale)
-        return depth_from_compressed(found[1], self._scale)
+        if hasattr(found, 'encoding'):
+            return depth_from_image(found, self._scale)
+        return depth_from_compressed(found, self._scale)
 
     def _next(self) -> tuple[int, Any] | None:
         try:
@@ -190,12 +193,8 @@ def _camera_in(reader: AnyReader, image_topic: str) -> Camera:
     connections = [c for c in reader.connections if c.msgtype == _INFO_TYPE and c.topic in topics]
     for connection, _, raw in reader.messages(connections):
         info: Any = reader.deserialize(raw, connection.msgtype)
-        shape = (int(info.height), int(info.width))
         try:
-            if 'rect' in last:  # as image_proc names them
-                return Camera(shape, np.reshape(info.p, (3, 4))[:, :3].astype(np.float64))
-            matrix = np.reshape(info.k, (3, 3)).astype(np.float64)
-            return Camera(shape, matrix, np.asarray(info.d, np.float64), info.distortion_model)
+            return Camera.of_info(info, rectified='rect' in last)  # as image_proc names them
         except ValueError as error:
             raise ImageError(f'{connection.topic}: {error}') from error
     raise ImageError(f'there is no camera_info beside {image_topic}: see --camera-info')

@@ -204,9 +204,13 @@ def _frame_of(message: Any) -> Frame | ImageError:
             pixels = rgb_from_compressed(message)
     except ImageError as error:
         return error
+    return Frame(pixels, stamp_ns_of(message), message.header.frame_id)
+
+
+def stamp_ns_of(message: Any) -> int:
+    """Return the stamp in the header of a message, nanoseconds."""
     stamp = message.header.stamp
-    stamp_ns = int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
-    return Frame(pixels, stamp_ns, message.header.frame_id)
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 class FolderSource:

@@ -13,8 +13,6 @@ from typing import Any
 from masa_ros import methods, options
 from masa_ros.errors import ConfigError, ImageError, SourceError
 from masa_ros.evaluation.command import report
-from masa_ros.evaluation.metrics import pair
-from masa_ros.evaluation.positions import score_positions
 from masa_ros.evaluation.truth import read_truth
 from masa_ros.methods import METHODS
 from masa_ros.recordings.depth import open_depth
@@ -140,8 +138,8 @@ def run(arguments: argparse.Namespace) -> int:
         tracked = read_tracks(arguments.output / 'tracks.json')
         truth = read_truth(arguments.ground_truth, tracked, arguments.video)
         html = arguments.output / 'evaluation.html'
-        more |= report(tracked, truth, html, source, str(arguments.source)).rounded()
-        positions = score_positions(pair(tracked, truth)[0])
+        scores, positions = report(tracked, truth, html, source, str(arguments.source))
+        more |= scores.rounded()
         if positions is not None:
             more['positions'] = dataclasses.asdict(positions)
     summary = recorder.summary(**more)

@@ -43,6 +43,27 @@ class Camera:
     distortion: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.zeros(0))
     model: str = 'plumb_bob'
 
+    @classmethod
+    def of_info(cls, info: Any, rectified: bool = False) -> Camera:
+        """Return the camera that a message describes.
+
+        Parameters
+        ----------
+        info: anything with the fields of ``sensor_msgs/CameraInfo``.
+        rectified: whether the images are: P describes them then; else K and the distortion.
+
+        Raises
+        ------
+        ValueError
+            When the camera is not calibrated, or distorts in a way that is not known here.
+
+        """
+        shape = (int(info.height), int(info.width))
+        if rectified:
+            return cls(shape, np.reshape(info.p, (3, 4))[:, :3].astype(np.float64))
+        matrix = np.reshape(info.k, (3, 3)).astype(np.float64)
+        return cls(shape, matrix, np.asarray(info.d, np.float64), info.distortion_model)
+
     def __post_init__(self) -> None:
         """Refuse what is no calibration."""
         if not (np.isfinite(self.matrix).all() and np.isfinite(self.distortion).all()):

@@ -10,7 +10,8 @@ A depth image here is (H, W) float32: the coordinate z, forward, of what a pixel
 from __future__ import annotations
 
 import struct
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -21,8 +22,9 @@ from masa_ros.images import channel_of, check_size
 from masa_ros.space.cameras import Camera
 
 Depth = NDArray[np.float32]
+T = TypeVar('T')
 
-_UNITS = {'16UC1': 0.001, 'mono16': 0.001, '32FC1': 1.0}  # metres (REP 118)
+_ENCODINGS = ('16UC1', 'mono16', '32FC1')
 _HEADER = struct.Struct('<iff')  # compressedDepth: format, two parameters of the quantisation
 _PNG = b'\x89PNG'
 _KINDS = {7: 'f4', 8: 'f8'}  # of sensor_msgs/PointField
@@ -45,7 +47,7 @@ def depth_from_image(message: Any, scale: float = 0.0) -> Depth:
     """
     kind = _kind(message.encoding)
     pixels = channel_of(message, np.float32 if kind == '32FC1' else np.uint16)
-    return _metres(pixels, scale or _UNITS[kind])
+    return in_metres(pixels, scale)
 
 
 def depth_from_compressed(message: Any, scale: float = 0.0) -> Depth:
@@ -79,11 +81,10 @@ def depth_from_compressed(message: Any, scale: float = 0.0) -> Depth:
     if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
         raise ImageError('compressedDepth holds no image of 16 bits', 'data')
     check_size(*pixels.shape[::-1])
-    unit = scale or _UNITS[kind]
     if kind != '32FC1':
-        return _metres(pixels, unit)
+        return in_metres(pixels, scale)
     with np.errstate(divide='ignore'):
-        depth = np.float32(a * unit) / (pixels.astype(np.float32) - np.float32(b))
+        depth = np.float32(a * (scale or 1.0)) / (pixels.astype(np.float32) - np.float32(b))
     depth[pixels == 0] = np.nan
     return np.asarray(depth)
 
@@ -209,14 +210,31 @@ def _widest(camera: Camera) -> float:
 
 
 def _kind(encoding: str) -> str:
-    if encoding not in _UNITS:
+    if encoding not in _ENCODINGS:
         raise ImageError(
-            f"'{encoding}' is no depth; supported are {', '.join(_UNITS)}", 'encoding'
+            f"'{encoding}' is no depth; supported are {', '.join(_ENCODINGS)}", 'encoding'
         )
     return encoding
 
 
-def _metres(pixels: NDArray[Any], unit: float) -> Depth:
+def in_metres(pixels: NDArray[Any], scale: float = 0.0) -> Depth:
+    """Return depth values as float32 metres.
+
+    Parameters
+    ----------
+    pixels: integers or floats.
+    scale: metres a unit; 0: those of REP 118, millimetres in integers and metres in floats.
+
+    """
+    unit = scale or (1.0 if pixels.dtype.kind == 'f' else 0.001)
     if pixels.dtype == np.float32 and unit == 1.0:
         return pixels
     return np.multiply(pixels, np.float32(unit), dtype=np.float32)
+
+
+def nearest(stamped: Iterable[tuple[int, T]], stamp_ns: int, slop_ns: int) -> T | None:
+    """Return what is nearest in stamp, the first of equal ones; None when nothing is so near."""
+    found = min(stamped, key=lambda each: abs(each[0] - stamp_ns), default=None)
+    if found is None or abs(found[0] - stamp_ns) > slop_ns:
+        return None
+    return found[1]

@@ -7,6 +7,8 @@ from __future__ import annotations
 import collections
 from typing import Generic, TypeVar
 
+from masa_ros.space.depth import nearest
+
 I = TypeVar('I')  # noqa: E741  # an image
 D = TypeVar('D')
 
@@ -74,10 +76,8 @@ class DepthMatcher(Generic[I, D]):
             if not full and (newest is None or newest < stamp_ns):
                 break
             self._images.popleft()
-            found = min(self._depths, key=lambda each: abs(each[0] - stamp_ns), default=None)
-            if found is not None and abs(found[0] - stamp_ns) <= self.slop_ns:
-                decided.append((image, found[1]))
-            else:
-                decided.append((image, None))
+            found = nearest(self._depths, stamp_ns, self.slop_ns)
+            decided.append((image, found))
+            if found is None:
                 self._given_up.append(stamp_ns)
         return decided

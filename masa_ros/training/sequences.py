@@ -78,7 +78,7 @@ class Sequences(Composites):
         away = _away(rng, frames, len(scene.objects))
         views = []
         for number, time in enumerate(times):
-            back = away[number - 1] & ~away[number] if number else away[0]
+            back = away[max(number - 1, 0)] & ~away[number]
             for i in np.flatnonzero(back & (rng.random(len(back)) < 0.5)):
                 scene.objects[i] = _elsewhere(scene.objects[i], rng)
             order = np.flatnonzero(~away[number])

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masa_ros.models.pips import Maps, Path8, stacked
+from masa_ros.models.pips import Maps, Path8, seen_by, stacked
 from masa_ros.point_trackers.pips import Encoded, PipsConfig, PipsTracker
 from masa_ros.types import Frame
 from parity_checks.report import Array, Fixtures, Report
@@ -107,7 +107,7 @@ def compare_network(
     later = network.follow(stacked(maps[2:10]), start, given)
     exact = copy.deepcopy(network).double()
     images = np.stack([frame.image for frame in frames])
-    levels = exact(torch.from_numpy(images).permute(0, 3, 1, 2))
+    levels = seen_by(exact.fnet, torch.from_numpy(images).permute(0, 3, 1, 2))
     known = exact.features(Maps(tuple(x[0] for x in levels)), start.double())
     sure = (
         exact.follow([x[:8] for x in levels], start, known),

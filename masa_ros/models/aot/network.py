@@ -294,7 +294,7 @@ class Decoder(nn.Module):
 
 
 class DeAotNetwork(nn.Module):
-    """The whole network."""
+    """The whole network; ``masa_ros.models.aot.stages`` says in which steps it runs."""
 
     def __init__(self, sizes: AotSizes) -> None:
         super().__init__()
@@ -307,11 +307,6 @@ class DeAotNetwork(nn.Module):
             1 + sizes.objects, channels, STRIDE + 1, STRIDE, padding=STRIDE // 2
         )
         self.id_norm = nn.LayerNorm(channels)
-
-    def forward(self, images: Tensor) -> ImageMaps:
-        """(B, 3, H, W), normalised, sides of 16 n + 1 -> what is seen in each of them."""
-        f4, f8, f16 = self.encoder(images)
-        return ImageMaps(f4, f8, f16, self.encoder_projector(f16))
 
     def identities(self, labels: Tensor) -> Tensor:
         """Embed who is where: labels (H, W) of the input, 0 or 1 .. 10 -> (T, C).

@@ -223,7 +223,7 @@ class MaskDecoder(nn.Module):
 
 
 class DevaNetwork(nn.Module):
-    """The whole network."""
+    """The whole network; ``masa_ros.models.deva.stages`` says in which steps it runs."""
 
     def __init__(self, sizes: DevaSizes) -> None:
         super().__init__()
@@ -232,11 +232,6 @@ class DevaNetwork(nn.Module):
         self.mask_encoder = MaskEncoder(sizes)
         self.key_proj = KeyProjection(sizes)
         self.mask_decoder = MaskDecoder(sizes)
-
-    def forward(self, images: Tensor) -> ImageMaps:
-        """(B, 3, H, W), normalised, sides multiples of 16 -> what is seen in each of them."""
-        f16, f8, f4, x = self.pixel_encoder(images)
-        return ImageMaps(f16, f8, f4, *self.key_proj(x))
 
 
 def coarse(masks: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class DeaotPropagator(InStages):
 
     def encoded(self, images: Tensor, place: Placement, run: Mapping[str, Run]) -> list[Encoded]:
         """Run the image encoder on its inputs; see ``InStages``."""
-        every = self.image_stage(images.to(self.dtype), run)
+        every = self.image_stage(images, run)
         return [
             Encoded(place, ImageMaps(**{k: x.to(self.dtype) for k, x in made.items()}), run)
             for made in every
