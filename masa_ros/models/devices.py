@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
+from pathlib import Path
 
 import torch
 
@@ -33,6 +35,14 @@ def lost_device(error: BaseException) -> bool:
     """Tell whether an error says that a GPU is out of memory or gone."""
     kinds = (torch.cuda.OutOfMemoryError, getattr(torch, 'AcceleratorError', ()))  # torch 2.8
     return isinstance(error, kinds) or (isinstance(error, RuntimeError) and 'CUDA' in str(error))
+
+
+def resident_mib() -> float:
+    """Return the memory that this process holds, MiB; 0 where the system does not tell."""
+    statm = Path('/proc/self/statm')
+    if not statm.is_file():
+        return 0.0
+    return int(statm.read_text().split()[1]) * mmap.PAGESIZE / (1 << 20)
 
 
 def free_memory() -> None:

@@ -276,7 +276,7 @@ class Camera:
         figures = self.statistics.report()
         figures['waiting'] = waiting + self.inputs.waiting
         publishers = self._node.count_publishers(self.topic) if active else 0
-        figures['publishers'] = publishers
+        figures |= {'publishers': publishers, 'topic': self.topic}
         self.outputs.publish_ages(self.statistics.new_ages(), self.topic)
         level, text = self.statistics.level(self.config.silence_seconds, active)
         if active and level == DiagnosticStatus.OK and publishers > 1:

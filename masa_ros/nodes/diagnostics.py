@@ -16,6 +16,8 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from masa_ros.models.devices import resident_mib
+
 _WINDOW = 200  # images that percentiles are taken over
 _RATE_SECONDS = 5.0  # that the rate is taken over
 _STEPS = ('read', 'encode', 'track', 'publish')  # that an image goes through
@@ -132,6 +134,7 @@ class Statistics:
                 'failed': self.failed,
                 'mistakes': self.mistakes,
                 'prompts': self.prompts,
+                'process_mib': round(resident_mib()),
                 'rate_hz': round(rate, 2),
             }
             for name, values in (('latency_ms', self._latencies), ('age_ms', self._ages)):

@@ -23,7 +23,7 @@ from masa_ros.masks import mask_from_msg, msg_fields
 from masa_ros.msg import TrackedInstance, TrackedInstanceArray
 from masa_ros.nodes.optics import rays
 from masa_ros.overlay import caption, colour_in, colour_of, ink_on, outlines
-from masa_ros.types import Frame, Instances, class_name
+from masa_ros.types import Frame, Instances, Prompt, class_name
 
 
 def _optional(name: str) -> Any:
@@ -102,6 +102,18 @@ def tracks_to_msg(
         )
     message.instances = instances
     return message
+
+
+def prompt_fields(prompt: Prompt, stamp: Time) -> dict[str, Any]:
+    """Return the fields that requests of AddObject and CorrectObject have in common."""
+    return {
+        'stamp': stamp,
+        'points': prompt.points.ravel().tolist(),
+        'positive': prompt.positive.tolist(),
+        'box': [] if prompt.box is None else prompt.box.tolist(),
+        'name': prompt.name,
+        **msg_fields(prompt.mask),
+    }
 
 
 def tracks_from_msg(message: TrackedInstanceArray) -> Instances:

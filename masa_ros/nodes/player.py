@@ -31,7 +31,6 @@ from tqdm import tqdm
 
 from masa_ros import options
 from masa_ros.errors import ImageError, MasaError
-from masa_ros.masks import msg_fields
 from masa_ros.msg import TrackedInstanceArray
 from masa_ros.nodes import messages
 from masa_ros.nodes.parameters import NodeConfig
@@ -226,14 +225,7 @@ class _Player:
 
     def _ask(self, index: int, prompt: Prompt, stamp: Any) -> None:
         """Let the node do what prompt number ``index`` asks about an image that it has tracked."""
-        fields = {
-            'stamp': stamp,
-            'points': prompt.points.ravel().tolist(),
-            'positive': prompt.positive.tolist(),
-            'box': [] if prompt.box is None else prompt.box.tolist(),
-            'name': prompt.name,
-            **msg_fields(prompt.mask),
-        }
+        fields = messages.prompt_fields(prompt, stamp)
         if prompt.track_id:
             request = CorrectObject.Request(track_id=prompt.track_id, **fields)
             future = self._correct.call_async(request)

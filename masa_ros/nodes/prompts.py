@@ -133,6 +133,11 @@ class Prompts:
     ) -> None:
         if not request.track_id:
             raise PromptError('track_id 0 names no track')
+        if request.name and not (request.points or request.box or request.mask_encoding):
+            name = _name(request.name)
+            work, camera = self._camera(request.camera)
+            await self._done(work, camera, lambda stream: stream.rename(request.track_id, name))
+            return
         await self._follow(request, response, '', request.track_id)
 
     async def _follow(self, request: Any, response: Any, text: str, track_id: int) -> None:
@@ -227,8 +232,6 @@ def prompt_from_msg(request: Any, text: str = '', track_id: int = 0) -> Prompt:
     box = _numbers(request.box, 'box')
     if len(box) not in (0, 4):
         raise PromptError(f'box has {len(box)} numbers; they are x_min, y_min, x_max, y_max')
-    if len(request.name) > _LONGEST_NAME:
-        raise PromptError(f'the name has {len(request.name)} letters; at most {_LONGEST_NAME}')
     try:
         mask = mask_from_msg(request)
     except ValueError as error:
@@ -241,7 +244,7 @@ def prompt_from_msg(request: Any, text: str = '', track_id: int = 0) -> Prompt:
         box=box if len(box) else None,
         mask=mask,
         text=text,
-        name=request.name,
+        name=_name(request.name),
     )
 
 
@@ -289,6 +292,12 @@ def _pixel(
     except ValueError as error:
         raise PromptError(str(error)) from error
     return x, y
+
+
+def _name(name: str) -> str:
+    if len(name) > _LONGEST_NAME:
+        raise PromptError(f'the name has {len(name)} letters; at most {_LONGEST_NAME}')
+    return name
 
 
 def _numbers(values: Sequence[float], name: str) -> np.ndarray:

@@ -56,7 +56,7 @@ class TracksWriter:
 
     def write(self, frame: TrackedFrame, places: Sequence[Place] | None = None) -> None:
         """Add a frame, with where in space each of its tracks is."""
-        self._file.write(self._separator + json.dumps(_to_json(frame, places)))
+        self._file.write(self._separator + json.dumps(frame_to_json(frame, places)))
         self._separator = ',\n'
 
     def close(self) -> None:
@@ -74,7 +74,8 @@ def write_tracks(path: Path, model: str, frames: Iterable[TrackedFrame]) -> None
     writer.close()
 
 
-def _to_json(frame: TrackedFrame, places: Sequence[Place] | None) -> dict[str, Any]:
+def frame_to_json(frame: TrackedFrame, places: Sequence[Place] | None = None) -> dict[str, Any]:
+    """Return a frame as it stands in tracks.json, with where in space each track is."""
     tracks = frame.instances
     instances = []
     for i in range(len(tracks)):
@@ -147,7 +148,7 @@ def read_tracks(path: Path) -> list[TrackedFrame]:
         document = json.loads(path.read_text())
         if document['format'] != FORMAT:
             raise SourceError(f"{path}: format is '{document['format']}', expected '{FORMAT}'")
-        return [_from_json(frame) for frame in document['frames']]
+        return [frame_from_json(frame) for frame in document['frames']]
     except OSError as error:
         raise SourceError(f'{path} cannot be read: {error.strerror}') from error
     except RecursionError as error:
@@ -156,7 +157,8 @@ def read_tracks(path: Path) -> list[TrackedFrame]:
         raise SourceError(f'{path} is not a tracks file: {error!r}') from error
 
 
-def _from_json(frame: dict[str, Any]) -> TrackedFrame:
+def frame_from_json(frame: dict[str, Any]) -> TrackedFrame:
+    """Return a frame of tracks.json; raises ValueError and others where it is none."""
     items = frame['instances']
     index, stamp_ns, height, width = (
         _whole(frame[key]) for key in ('index', 'stamp_ns', 'height', 'width')

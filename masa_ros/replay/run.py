@@ -9,7 +9,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -17,11 +17,29 @@ from tqdm import tqdm
 from masa_ros.errors import ImageError, PromptError
 from masa_ros.recordings.detections import GivenDetections
 from masa_ros.recordings.prompts import PromptAnswer, RecordedPrompt, answered, every_answer
-from masa_ros.recordings.recorder import Recorder
 from masa_ros.recordings.sources import Item, Source
 from masa_ros.replay.space import RecordedSpace
+from masa_ros.space.locate import Place
 from masa_ros.streams.stream import Refused, Stream
 from masa_ros.types import Frame, Instances, Result
+
+
+class Taker(Protocol):
+    """Takes what comes of a recording, as ``Recorder`` does: see there."""
+
+    def add(
+        self, index: int, name: str, result: Result, places: Sequence[Place] | None = None
+    ) -> None:
+        """Take the tracks of image number ``index``."""
+        ...
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Take note of an image that could not be used."""
+        ...
+
+    def took(self, milliseconds: float) -> None:
+        """Take note of how long an image took."""
+        ...
 
 
 class _Open(NamedTuple):
@@ -33,7 +51,7 @@ class _Open(NamedTuple):
 
 
 class Replay:
-    """One recording on its way through a stream into a recorder.
+    """One recording on its way through a stream to who takes its tracks.
 
     Parameters
     ----------
@@ -52,7 +70,7 @@ class Replay:
     def __init__(
         self,
         stream: Stream[Any],
-        recorder: Recorder,
+        recorder: Taker,
         given: GivenDetections | None = None,
         prompts: Sequence[RecordedPrompt] = (),
         space: RecordedSpace | None = None,
@@ -94,6 +112,10 @@ class Replay:
                     continue
                 time.sleep(max(ahead, 0))
             self.take(index, item)
+        self.finish()
+
+    def finish(self) -> None:
+        """Record the images that are still open: no more come."""
         self._record(self._stream.finish())
 
     def take(self, index: int, item: Item) -> None:
@@ -112,7 +134,7 @@ class Replay:
         results = self._stream.update(frame, encoded, boxes)
         self._recorder.took((time.perf_counter() - before) * 1e3)
         prompted = [self._ask(number, frame) for number in self._prompts.get(index, ())]
-        self._record(_merged(results, frame, prompted))
+        self._record(merged(results, frame, prompted))
 
     def _ask(self, number: int, frame: Frame) -> Instances:
         """Follow a prompt made on the image that was just tracked."""
@@ -137,12 +159,12 @@ class Replay:
                 self._recorder.refuse(name, 'the method did not answer for it')
 
 
-def _merged(results: list[Result], frame: Frame, prompted: Sequence[Instances]) -> list[Result]:
+def merged(results: list[Result], frame: Frame, prompted: Sequence[Instances]) -> list[Result]:
     """Put the tracks of prompts into the result of their image, where it is decided already."""
     some = [_without_embeddings(tracks) for tracks in prompted if len(tracks)]
     if not some:
         return results
-    merged = []
+    made = []
     for result in results:
         tracks = result.tracks
         if result.frame is frame:
@@ -151,8 +173,8 @@ def _merged(results: list[Result], frame: Frame, prompted: Sequence[Instances]) 
                 old = tracks[~np.isin(tracks.track_ids, new.track_ids)]
                 tracks = Instances.concatenate((old, new))
             tracks = tracks[np.argsort(-tracks.scores, kind='stable')]
-        merged.append(result._replace(tracks=tracks))
-    return merged
+        made.append(result._replace(tracks=tracks))
+    return made
 
 
 def _without_embeddings(tracks: Instances) -> Instances:

@@ -223,6 +223,20 @@ class Stream(Generic[E]):
         self._names.pop(track_id, None)
         return bool(own) and self._session.remove(own)
 
+    def rename(self, track_id: int, name: str) -> None:
+        """Call a track something else; '' is what its class is called.
+
+        Raises
+        ------
+        PromptError
+            Where none has this id.
+
+        """
+        own = self._numbering.own(track_id)
+        if own not in self._session.ids():
+            raise PromptError(f'no track has the id {track_id}')
+        self._names[track_id] = name
+
     def keep_only(self, track_ids: Collection[int]) -> list[int]:
         """Forget all tracks but these; returns the ids that are forgotten.
 
