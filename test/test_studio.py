@@ -63,7 +63,7 @@ def player(request):
 
 def go(player, index):
     player.seek(index)
-    until(lambda: player.position == index)
+    until(lambda: player.position == index, 20)
 
 
 def box(lane, track_id):
@@ -274,6 +274,20 @@ def test_a_mistake_in_one_image_does_not_end_it(player, monkeypatch):
     until(lambda: player.position == 6)
     texts = [notice.text for notice in player.lanes[0].notices()]
     assert 'image 3: ZeroDivisionError: a mistake' in texts
+
+
+def test_a_mistake_in_showing_an_image_does_not_end_the_player(player, monkeypatch):
+    def failing(index):
+        raise ZeroDivisionError('a mistake')
+
+    go(player, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(player.lanes[0].recorded.history, 'at', failing)
+        player.seek(2)
+        errors = until(lambda: [n for n in player.lanes[0].notices() if n.level == 'error'])
+    assert errors[0].text == 'a mistake: ZeroDivisionError: a mistake'
+    go(player, 3)
+    assert player.lanes[0].shown.number == 3
 
 
 def test_a_flood_is_refused(player):

@@ -44,9 +44,9 @@ class Pictures:
         if index not in self._shelf:
             return np.full((*shape, 3), 96, np.uint8)
         data = np.frombuffer(self._shelf[index], np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
         assert image is not None
-        return np.asarray(image, np.uint8)
+        return np.ascontiguousarray(image[:, :, ::-1])
 
     def close(self) -> None:
         """Give the disk back."""

@@ -160,19 +160,29 @@ class Player:
 
     def _run(self) -> None:
         while not self._closing:
-            try:
-                more = self._work()
-            except Exception as error:  # a mistake, after which one can still look around
-                traceback.print_exc()
-                self.lanes[0].recorded.problem(f'a mistake: {type(error).__name__}: {error}')
-                self.playing, self.target, more = False, self.position, False
+            more = self._contained(self._work)
             try:
                 job = self._jobs.get(timeout=0 if more else _IDLE_SECONDS)
             except queue.Empty:
                 continue
             job()
-            self.position = min(self.target, self._newest)  # something may have begun again
-            self._show()
+            self._contained(self._look_again)
+
+    def _contained(self, act: Callable[[], bool]) -> bool:
+        """Do something; after a mistake in it one can still look around."""
+        try:
+            return act()
+        except Exception as error:
+            traceback.print_exc()
+            self.lanes[0].recorded.problem(f'a mistake: {type(error).__name__}: {error}')
+            self.playing, self.target = False, self.position
+            return False
+
+    def _look_again(self) -> bool:
+        """Show what holds after a job, which may have let all begin again."""
+        self.position = min(self.target, self._newest)
+        self._show()
+        return True
 
     def _work(self) -> bool:
         """Do one step towards what shall be shown; False where there is nothing to do."""
