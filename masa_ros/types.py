@@ -296,13 +296,15 @@ class Instances:
             if index.size == 0:
                 index = index.astype(np.intp)
         chosen = np.arange(len(self))[index]
-        values: dict[str, Any] = {}
+        rows = chosen.tolist()
+        # Not by the constructor: of parts of one length it has nothing to fill and to check.
+        part = object.__new__(Instances)
         for name, value in vars(self).items():
             if isinstance(value, tuple):
-                values[name] = tuple([value[i] for i in chosen.tolist()])
+                part.__dict__[name] = tuple([value[i] for i in rows])
             else:
-                values[name] = None if value is None else value[chosen]
-        return Instances(**values)
+                part.__dict__[name] = None if value is None else value.take(chosen, axis=0)
+        return part
 
     @classmethod
     def concatenate(cls, parts: Sequence[Instances]) -> Instances:
@@ -312,6 +314,8 @@ class Instances:
         them.
         """
         parts = [part for part in parts if len(part)] or list(parts[:1])
+        if len(parts) == 1:
+            return parts[0]
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             columns = [getattr(part, field.name) for part in parts]

@@ -151,7 +151,7 @@ def test_published_weights_say_what_they_said(tmp_path, monkeypatch):
     assert len(set(same.tolist())) == best.sum()
     np.testing.assert_allclose(ours[same], scores[best], atol=2e-3)
     np.testing.assert_allclose(seen.boxes[same], boxes[best], atol=0.5)
-    np.testing.assert_array_equal(seen.labels[same], labels[best])
+    np.testing.assert_array_equal(converted.labels_of(seen)[same], labels[best])
     assert labels[scores.argmax()] == NANO.class_names.index('person')
 
 
@@ -174,7 +174,7 @@ def test_what_is_found_has_a_name(shipped):
     best, label = encoded.tensors['classes'][0].sigmoid().max(1)
     for limit in (0.0, 0.5, 1.0):
         shipped.configure(DetectorConfig(class_threshold=limit))
-        labels = shipped.see(encoded).labels
+        labels = shipped.labels_of(shipped.see(encoded))
         assert torch.equal(labels, torch.where(best >= limit, label, -1))
         assert bool((labels >= 0).any()) is (limit < 1)
     shipped.configure(DetectorConfig())

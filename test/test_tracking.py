@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from masa_ros.errors import ConfigError
 from masa_ros.tracking import ReleasedConfig, Tracker, TrackerConfig, make_tracker
-from masa_ros.tracking.assignment import optimal
+from masa_ros.tracking.assignment import first_come, greedy, optimal
 from masa_ros.tracking.geometry import ious
-from masa_ros.tracking.similarity import bisoftmax, masa_similarity
+from masa_ros.tracking.similarity import bisoftmax, bisoftmax_of, masa_similarity
 from masa_ros.types import Instances, Mask, TrackState
 
 SECOND = 1_000_000_000
@@ -375,6 +375,28 @@ def test_the_assignment_is_the_best_there_is(seed, rows, columns, share):
     count, total = best(0, frozenset(range(columns)))
     assert len(chosen) == count
     assert sum(score[pair] for pair in chosen) == pytest.approx(total)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 8), st.floats(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_who_comes_first_chooses_as_the_released_rules_do(seed, rows, columns, share):
+    rng = np.random.default_rng(seed)
+    # Few different scores, so that some are equal.
+    score = np.ceil(rng.random((rows, columns)) * 5) / 5 * (rng.random((rows, columns)) < share)
+    i, j = np.nonzero(score)
+    chosen = first_come(i, j, score[i, j])
+    everybody = np.ones(columns, bool), 0.0, np.ones(rows, bool)
+    best, value = greedy(score.copy(), *everybody)
+    expected = {(row, int(best[row])) for row in np.flatnonzero(value > 0).tolist()}
+    assert set(zip(i[chosen].tolist(), j[chosen].tolist())) == expected
+
+
+@pytest.mark.parametrize('scale', [1, 10, 100, 1000])
+def test_bisoftmax_is_right_however_far_apart_the_dots_are(scale):
+    dots = np.random.default_rng(scale).normal(0, scale, (6, 9)).astype(np.float32)
+    powers = np.exp(dots.astype(np.longdouble))
+    expected = (powers / powers.sum(axis=0) + powers / powers.sum(axis=1, keepdims=True)) / 2
+    np.testing.assert_allclose(bisoftmax_of(dots), expected.astype(float), atol=1e-4)
 
 
 def test_bisoftmax_of_a_hand_computed_case():

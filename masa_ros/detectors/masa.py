@@ -18,7 +18,7 @@ import torchvision
 from numpy.typing import NDArray
 from torch import Tensor
 
-from masa_ros.detectors.masa_cases import make_case
+from masa_ros.detectors.masa_cases import make_case, tiles
 from masa_ros.detectors.masa_options import DetectorConfig, chosen
 from masa_ros.detectors.protocol import check_images
 from masa_ros.errors import ConfigError
@@ -55,11 +55,11 @@ class Encoded(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What may be objects, in network pixels: boxes (N, 4), scores (N,), labels (N,) or -1."""
+    """What may be objects, in network pixels: boxes (N, 4), scores (N,), class logits (N, C)."""
 
     boxes: Tensor
     scores: Tensor
-    labels: Tensor
+    classes: Tensor
 
     def some(self, index: Tensor) -> Seen:
         """Return some of them."""
@@ -128,6 +128,11 @@ class MasaDetector(Staged):
             'device': self.device,
             'precision': self.precision,
         }
+
+    @property
+    def draws_only(self) -> bool:
+        """Whether the network is SAM alone: it draws what it is shown, and finds nothing."""
+        return self.network.proposals is None
 
     def configure(self, config: DetectorConfig) -> None:
         """Take new thresholds; model, weights, device and precision stay as they were loaded.
@@ -210,11 +215,16 @@ class MasaDetector(Staged):
 
     @torch.inference_mode()
     def find(self, encoded: Encoded, words: Sequence[str] = ()) -> Instances:
-        """Return everything in the image, best score first; with words as ``detect``."""
+        """Return everything in the image, best score first; with words as ``detect``.
+
+        SAM alone finds nothing.
+        """
+        if self.draws_only:
+            return Instances.empty()
         seen = self.see(encoded)
         if words and self.takes_words:
-            named = torch.tensor(self._labels(words), device=seen.labels.device)
-            seen = seen.some(torch.isin(seen.labels, named))
+            named = torch.tensor(self._labels(words), device=seen.boxes.device)
+            seen = seen.some(torch.isin(self.labels_of(seen), named))
         seen = self.select(seen)
         found, masks = self._instances(encoded, seen), None
         pooled, embeddings = self.embed(encoded, seen.boxes)
@@ -268,7 +278,7 @@ class MasaDetector(Staged):
         return self.network.masks is not None and self.config.masks
 
     def _masks(
-        self, encoded: Encoded, boxes: Tensor, pooled: Tensor, window: NDArray[np.float32]
+        self, encoded: Encoded, boxes: Tensor, pooled: Tensor | None, window: NDArray[np.float32]
     ) -> Pasted:
         """Masks of boxes in network pixels, which are ``window`` in the image."""
         (logits,) = self._per_box('masks', encoded, boxes, pooled)
@@ -288,8 +298,16 @@ class MasaDetector(Staged):
         return Instances(
             boxes=(seen.boxes.cpu() / _scale(encoded.view)).numpy(),
             scores=seen.scores.cpu().numpy(),
-            labels=seen.labels.int().cpu().numpy(),
+            labels=self.labels_of(seen).int().cpu().numpy(),
         )
+
+    def labels_of(self, seen: Seen) -> Tensor:
+        """Return the labels (N,) of what is seen, -1 for none."""
+        if not seen.classes.shape[1]:
+            return torch.full_like(seen.scores, -1, dtype=torch.long)
+        best, labels = seen.classes.max(1)
+        limit = chosen(self.model.class_threshold, self.config.class_threshold)
+        return torch.where((best.sigmoid() >= limit) & self.config.classes, labels, -1)
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, View]:
         """Resize to the network's input size, normalise, pad right and bottom with zeros.
@@ -327,18 +345,14 @@ class MasaDetector(Staged):
             return self.look(encoded, self.propose(encoded))
         tensors = encoded.tensors
         boxes = clip_boxes(tensors['candidates'][0], encoded.view.rows, encoded.view.columns)
-        scores = tensors['logits'][0].sigmoid()
-        best, labels = tensors['classes'][0].max(1)
-        limit = chosen(self.model.class_threshold, self.config.class_threshold)
-        named = (best.sigmoid() >= limit) & self.config.classes
-        return Seen(boxes, scores, torch.where(named, labels, -1))
+        return Seen(boxes, tensors['logits'][0].sigmoid(), tensors['classes'][0])
 
     def look(self, encoded: Encoded, asked: Tensor) -> Seen:
         """Return what is seen at each of the boxes (N, 4) in network pixels; see ``probe``."""
         if self.network.boxes is not None:
             boxes, scores = self._per_box('boxes', encoded, asked)
             boxes = clip_boxes(boxes, encoded.view.rows, encoded.view.columns)
-            return Seen(boxes, scores, torch.full_like(scores, -1, dtype=torch.long))
+            return Seen(boxes, scores, boxes[:, :0])
         seen = self.see(encoded)
         overlap = torchvision.ops.box_iou(asked, seen.boxes)
         near, index = (overlap * seen.scores).max(1)
@@ -380,8 +394,13 @@ class MasaDetector(Staged):
         overlap = chosen(model.nms_iou, config.nms_iou)
         return seen.some(torchvision.ops.nms(seen.boxes, seen.scores, overlap)[:most])
 
-    def embed(self, encoded: Encoded, boxes: Tensor) -> tuple[Tensor, NDArray[np.float32]]:
-        """Features (N, C, 7, 7) and embeddings (N, E) of boxes (N, 4) in network pixels."""
+    def embed(self, encoded: Encoded, boxes: Tensor) -> tuple[Tensor | None, NDArray[np.float32]]:
+        """Features (N, C, 7, 7) and embeddings (N, E) of boxes (N, 4) in network pixels.
+
+        SAM alone has no features, and embeddings of no length.
+        """
+        if self.draws_only:
+            return None, np.zeros((len(boxes), 0), np.float32)
         pooled, embeddings = self._per_box('embeddings', encoded, boxes)
         return pooled, np.asarray(embeddings.cpu().numpy())
 
@@ -395,6 +414,8 @@ class MasaDetector(Staged):
         tensor = normalise(to_device(image, self.device).permute(2, 0, 1)[None])
         (encoded,) = self._encode(tensor, view, self.eager)
         tensors = {'images': tensor, **encoded.tensors}
+        if self.draws_only:
+            return make_case(self.stages, encoded.run, view, tensors, tiles(view, _TILES))
         proposals = self.propose(encoded)
         boxes = functools.partial(self._boxes_at, encoded)
         return make_case(self.stages, encoded.run, view, tensors, proposals, boxes)
@@ -402,6 +423,9 @@ class MasaDetector(Staged):
 
 _SAME_PLACE = 0.3
 """Overlap (IoU) of what one-stage proposals see with where somebody asked them to look."""
+
+_TILES = 4
+"""Boxes a side that engines of SAM alone are compared of, for it has no proposals."""
 
 _LOADED = ('model', 'weights', 'device', 'precision')
 """Options that are read when a network is loaded."""

@@ -8,6 +8,7 @@ not hidden or multiplied by the choices (top-k, suppression) in between.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import torch
@@ -26,7 +27,7 @@ def make_case(
     view: View,
     tensors: Mapping[str, Tensor],
     proposals: Tensor,
-    look: Callable[[Tensor], Tensor],
+    look: Callable[[Tensor], Tensor] = lambda boxes: boxes,
 ) -> Case:
     """Run the stages behind the image part on one image.
 
@@ -40,11 +41,11 @@ def make_case(
 
     """
     # An image in which nothing is proposed still tests the engines, with its quarters.
-    most = stages['boxes' if 'boxes' in stages else 'embeddings'].most
-    proposals = torch.cat((proposals[: most - 4], _quarters(view).to(proposals)))
+    most = next(stage.most for name, stage in stages.items() if name != 'image')
+    proposals = torch.cat((proposals[: most - 4], tiles(view, 2).to(proposals)))
     boxes = look(proposals)
     few = boxes[whole_boxes(boxes)]
-    few = torch.cat((few[: _FEW - 4], _quarters(view).to(few)))
+    few = torch.cat((few[: _FEW - 4], tiles(view, 2).to(few)))
     known = dict(tensors)
     inputs, outputs = {}, {'image': {key: known[key] for key in stages['image'].outputs}}
     for name, stage in stages.items():
@@ -57,7 +58,8 @@ def make_case(
     return Case(inputs, outputs)
 
 
-def _quarters(view: View) -> Tensor:
-    """Four boxes that cover the image."""
-    x, y = view.columns / 2, view.rows / 2
-    return torch.tensor([(i * x, j * y, i * x + x, j * y + y) for j in (0, 1) for i in (0, 1)])
+def tiles(view: View, side: int) -> Tensor:
+    """Boxes (side * side, 4) in network pixels that cover the image, row by row."""
+    x, y = view.columns / side, view.rows / side
+    places = itertools.product(range(side), range(side))
+    return torch.tensor([(i * x, j * y, i * x + x, j * y + y) for j, i in places])

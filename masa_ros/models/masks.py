@@ -223,21 +223,22 @@ def _paste_box(
         return None
     # Cell s of the logits covers box pixels [s, s + 1) * side / S; sample pixel centres.
     scale_x, scale_y = logit.shape[1] / max(x1 - x0, 1e-3), logit.shape[0] / max(y1 - y0, 1e-3)
-    transform = np.array(
-        [
-            [scale_x, 0, (left + 0.5 - x0) * scale_x - 0.5],
-            [0, scale_y, (top + 0.5 - y0) * scale_y - 0.5],
-        ]
-    )
-    pixels = cv2.warpAffine(
-        logit,
-        transform,
-        (right - left, bottom - top),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    across = _sampled(logit.T, (np.arange(left, right) + 0.5 - x0) * scale_x - 0.5)
+    pixels = _sampled(across.T, (np.arange(top, bottom) + 0.5 - y0) * scale_y - 0.5)
     inside = pixels > 0
     return Mask(left, top, inside) if inside.any() else None
+
+
+def _sampled(rows: NDArray[np.float32], places: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Interpolate rows (S, W) linearly at places (H,) among them; beyond the ends they stay."""
+    rows = np.ascontiguousarray(rows)
+    places = np.minimum(np.maximum(places, 0), len(rows) - 1)
+    before = np.minimum(places.astype(np.intp), len(rows) - 2)
+    # One axis after the other, with whole rows: a warp looks up every pixel on its own.
+    made = np.diff(rows, axis=0).take(before, axis=0)
+    made *= (places - before).astype(np.float32)[:, None]
+    made += rows.take(before, axis=0)
+    return made
 
 
 def paste_boxes_packed(logits: Tensor, boxes: NDArray[np.float32], view: View) -> Pasted:

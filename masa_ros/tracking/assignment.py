@@ -25,21 +25,50 @@ def optimal(score: Matrix, allowed: NDArray[np.bool_]) -> tuple[Indices, Indices
     Rows and columns of the chosen pairs.
 
     """
+    rows, columns = np.nonzero(allowed)
+    chosen = best_of(rows, columns, score[rows, columns])
+    return rows[chosen], columns[chosen]
+
+
+def best_of(rows: Indices, columns: Indices, scores: Matrix) -> Indices:
+    """Do the same with a list of the allowed pairs: return which (P,) of them are chosen."""
+    if not len(rows):
+        return np.zeros(0, np.int64)
     # Most objects have one candidate, which is nobody else's: the solver is for the others.
-    of_row, of_column = allowed.sum(axis=1), allowed.sum(axis=0)
-    rows, columns = np.nonzero(allowed & (of_row == 1)[:, None] & (of_column == 1))
-    of_row[rows] = 0
-    of_column[columns] = 0
-    contested = np.ix_(np.flatnonzero(of_row), np.flatnonzero(of_column))
-    inside = allowed[contested]
-    if inside.size:
+    alone = (np.bincount(rows)[rows] == 1) & (np.bincount(columns)[columns] == 1)
+    chosen, contested = np.flatnonzero(alone), np.flatnonzero(~alone)
+    if len(contested):
+        i, j = (_numbered(index[contested]) for index in (rows, columns))
+        pairs = np.full((i.max() + 1, j.max() + 1), -1)
+        pairs[i, j] = contested
         # A forbidden pair costs more than any sum of scores could gain.
-        worth = np.where(inside, score[contested], -float(min(inside.shape)))
-        i, j = linear_sum_assignment(worth, maximize=True)
-        chosen = inside[i, j]
-        rows = np.concatenate((rows, contested[0][i[chosen], 0]))
-        columns = np.concatenate((columns, contested[1][0, j[chosen]]))
-    return rows, columns
+        worth = np.where(pairs >= 0, scores[pairs], -float(min(pairs.shape)))
+        solved = pairs[linear_sum_assignment(worth, maximize=True)]
+        chosen = np.concatenate((chosen, solved[solved >= 0]))
+    return chosen
+
+
+def _numbered(index: Indices) -> Indices:
+    """Return the place of each among all different ones, in their order."""
+    return (np.cumsum(np.bincount(index) > 0) - 1)[index]
+
+
+def first_come(rows: Indices, columns: Indices, scores: Matrix) -> Indices:
+    """Match the pairs (P,) in the order of the rows, each row to its best column that is left.
+
+    Returns
+    -------
+    Which pairs are chosen.
+
+    """
+    chosen: dict[int, int] = {}  # by row
+    taken: set[int] = set()
+    for pair in np.lexsort((columns, -scores, rows)).tolist():
+        row, column = int(rows[pair]), int(columns[pair])
+        if row not in chosen and column not in taken:
+            chosen[row] = pair
+            taken.add(column)
+    return np.array([*chosen.values()], np.int64)
 
 
 def greedy(

@@ -55,21 +55,6 @@ def sides(boxes: Boxes) -> Boxes:
     return np.sqrt(np.maximum(areas(boxes), 1.0))
 
 
-def squares(
-    found: NDArray[np.floating], tracks: NDArray[np.floating], allowed: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """Squared distances (D, T) of points (D, n), (T, n) or (T,), in units of ``allowed`` (T,)."""
-    found, tracks = found.astype(np.float32), tracks.astype(np.float32).reshape(len(tracks), -1)
-    scale = (1 / allowed).astype(np.float32)
-    total = np.zeros((len(found), len(tracks)), np.float32)
-    for axis in range(found.shape[1]):
-        off = found[:, axis, None] - tracks[:, axis]
-        off *= scale
-        off *= off
-        total += off
-    return total
-
-
 def median(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the median along the first axis, as numpy does, in a tenth of the time for few."""
     middle = len(values) // 2

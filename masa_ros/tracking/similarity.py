@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.floating]
 
+_FAINT = 1e-25  # a sum of powers that is too near to where float32 ends
+
 
 def softmax(values: Matrix, axis: int) -> Matrix:
     """Exponentials that add up to 1 along an axis."""
@@ -21,9 +23,17 @@ def bisoftmax_of(dots: Matrix) -> Matrix:
     """Mean of the softmax of dot products (D, T) over tracks and over detections (J.4, s1)."""
     if not dots.size:
         return dots
-    both = softmax(dots, axis=0)
-    both += softmax(dots, axis=1)
-    both *= 0.5
+    # The same powers serve both, but for rows and columns that have none near the largest of all.
+    both = dots - dots.max()
+    np.exp(both, out=both)
+    rows, columns = both.sum(axis=1), both.sum(axis=0)
+    faint = [np.flatnonzero(sums < _FAINT) for sums in (rows, columns)]
+    rows[faint[0]] = columns[faint[1]] = np.inf
+    both *= (0.5 / rows)[:, None] + 0.5 / columns
+    if len(faint[0]):
+        both[faint[0]] += softmax(dots[faint[0]], axis=1) / 2
+    if len(faint[1]):
+        both[:, faint[1]] += softmax(dots[:, faint[1]], axis=0) / 2
     return both
 
 

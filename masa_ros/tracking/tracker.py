@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from masa_ros.tracking import geometry
-from masa_ros.tracking.assignment import greedy, optimal
+from masa_ros.tracking.assignment import best_of, first_come
 from masa_ros.tracking.config import TrackerConfig
-from masa_ros.tracking.matching import appearance_of, best_first, off_place, resumed
-from masa_ros.tracking.memory import TrackMemory
+from masa_ros.tracking.matching import appearance_of, best_first, candidates, resumed
+from masa_ros.tracking.memory import COASTED, LOST, TENTATIVE, TRACKED, TrackMemory
 from masa_ros.tracking.similarity import cosine, lengths
-from masa_ros.types import Instances, Mask, TrackState
+from masa_ros.types import Instances, Mask
 
 Probe = Callable[[NDArray[np.float32]], Instances]
 """Looks at boxes (N, 4) of the present image and returns the object found at each, in order."""
@@ -111,12 +111,12 @@ class Tracker:
         self._next_id += int(new.sum())
         began = self._begin(seen, ids, stamp_ns)
         began.kept[:] = True
-        began.states[:] = TrackState.TRACKED
+        began.states[:] = TRACKED
         known, rows, old = np.intersect1d(ids, memory.ids, return_indices=True)
         began.first_ns[rows] = memory.first_ns[old]
         made = self._tracks(began, np.arange(len(ids)), seen)
         if stamp_ns < self._now:
-            began.states[:], began.missed[:] = TrackState.LOST, 1
+            began.states[:], began.missed[:] = LOST, 1
         memory.keep(~np.isin(memory.ids, known))
         memory.append(began)
         return made
@@ -127,7 +127,7 @@ class Tracker:
         assert memory is not None
         own = memory.ids == track_id
         memory.kept |= own
-        memory.states[own & (memory.states == TrackState.TENTATIVE)] = TrackState.TRACKED
+        memory.states[own & (memory.states == TENTATIVE)] = TRACKED
 
     def give_way(self, track_id: int) -> None:
         """Forget a track that is the same object as another one, unless somebody pointed at it."""
@@ -183,8 +183,9 @@ class Tracker:
 
     def _clean(self, detections: Instances) -> Instances:
         """Finite detections, best first, without duplicates."""
-        self.rejected += int((~detections.finite).sum())
-        order = best_first(detections, self.config)
+        finite = detections.finite
+        self.rejected += int((~finite).sum())
+        order = best_first(detections, finite, self.config)
         if not len(order) and self._memory is not None:
             # Nothing has no size of embeddings either.
             return Instances.empty(self._memory.embeddings.shape[1])
@@ -197,8 +198,8 @@ class Tracker:
             self.reset()
             memory = TrackMemory.empty(size, 0, config.gallery_size)
             self._memory = memory
-        known = np.union1d(self._labels, found.labels)
-        if len(known) > len(self._labels):
+        if not set(found.labels.tolist()).issubset(self._labels.tolist()):
+            known = np.union1d(self._labels, found.labels)
             votes = np.zeros((len(memory), len(known)), np.float32)
             votes[:, np.searchsorted(known, self._labels)] = memory.votes
             memory.votes, self._labels = votes, known
@@ -211,7 +212,7 @@ class Tracker:
 
     def _forget(self, memory: TrackMemory, stamp_ns: int) -> None:
         """Drop tracks that were not seen for too long; a tentative one may miss one frame."""
-        old = (memory.states == TrackState.TENTATIVE) & (memory.missed > 1)
+        old = (memory.states == TENTATIVE) & (memory.missed > 1)
         old |= stamp_ns - memory.last_ns > self.config.memory_seconds * 1e9
         if self.config.memory_frames:
             old |= memory.missed >= self.config.memory_frames
@@ -242,16 +243,17 @@ class Tracker:
         What the sure sightings are off in common is the camera's movement; it carries all tracks
         along, also those that are not in view.
         """
-        expected = memory.boxes + np.tile(memory.drift, 2)
+        gone = memory.drift
         if self.config.predict_motion:
-            elapsed = np.clip((stamp_ns - memory.box_ns) * 1e-9, 0, _VELOCITY_SECONDS)
-            expected += np.tile(memory.velocities * elapsed[:, None], 2)
+            elapsed = np.minimum(np.maximum(stamp_ns - memory.box_ns, 0) * 1e-9, _VELOCITY_SECONDS)
+            gone = gone + memory.velocities * elapsed[:, None]
+        expected = memory.boxes + np.hstack((gone, gone))
         if self.config.camera_motion and appearance.size:
             best = appearance.argmax(axis=1)
-            rows = np.arange(len(found))
-            pair = (appearance.argmax(axis=0)[best] == rows) & ~memory.absent[best]
-            pair &= (appearance[rows, best] > self.config.reid_score_thr) & self._sure(found)
-            if pair.sum() >= _CAMERA_PAIRS:
+            look = appearance[np.arange(len(found)), best]
+            pair = (look > self.config.reid_score_thr) & self._sure(found) & ~memory.absent[best]
+            pair &= look == appearance.max(axis=0)[best]
+            if np.count_nonzero(pair) >= _CAMERA_PAIRS:
                 off = geometry.centres(found.boxes[pair]) - geometry.centres(expected[best[pair]])
                 shift = geometry.median(off)
                 spread = geometry.median(np.hypot(*(off - shift).T))
@@ -273,40 +275,23 @@ class Tracker:
     ) -> NDArray[np.int64]:
         """Row of each detection's track, -1 for none.
 
-        The score of a pair is MASA's similarity (J.4) averaged with how near the detection is to
-        where the track should be by now. The detections that could start tracks choose first, then
-        the rest (ByteTrack, Zhang et al. 2022).
+        The detections that could start tracks choose first, then the rest (ByteTrack, Zhang et al.
+        2022).
         """
         matched = np.full(len(found), -1, np.int64)
         if not appearance.size:
             return matched
         config = self.config
-        distance, resize = off_place(found.boxes, memory, expected, config, stamp_ns)
-        place = np.exp(-(distance + resize))
-        score = appearance + np.float32(config.motion_weight) * (place - appearance)
-
-        possible = (distance <= 4) & (resize <= 4) & (score > config.match_score_thr)
-        # After an absence another object may stand there, or the same one elsewhere:
-        # appearance decides.
-        absent = memory.absent
-        if absent.any():
-            possible &= ~absent | (appearance > config.match_score_thr)
-            possible |= (absent & memory.confirmed) & (appearance > config.reid_score_thr)
-        possible &= (found.scores > config.obj_score_thr)[:, None]
+        pairs = candidates(found, memory, appearance, expected, config, stamp_ns)
+        choose = best_of if config.optimal_assignment else first_come
         # The sure detections choose first: a shaky one never takes a track from them.
-        sure = self._sure(found)
-        stages = (sure, ~sure) if config.two_stage else (np.ones_like(sure),)
-        for stage in map(np.flatnonzero, stages):
-            allowed = possible[stage]
-            allowed[:, matched[matched >= 0]] = False
-            if config.optimal_assignment:
-                rows, columns = optimal(score[stage], allowed)
-            else:
-                free, able = np.ones(len(memory), bool), np.ones(len(stage), bool)
-                best, value = greedy(np.where(allowed, score[stage], 0), free, 0.0, able)
-                rows = np.flatnonzero(value > 0)
-                columns = best[rows]
-            matched[stage[rows]] = columns
+        sure = self._sure(found)[pairs.rows] | (not config.two_stage)
+        free = np.ones(len(memory), np.bool_)
+        for stage in (sure, ~sure):
+            some = pairs.some(stage & free[pairs.columns])
+            chosen = some.some(choose(*some))
+            matched[chosen.rows] = chosen.columns
+            free[chosen.columns] = False
         return matched
 
     def _continue(
@@ -318,11 +303,11 @@ class Tracker:
         seen = np.flatnonzero(matched >= 0)
         rows = matched[seen]
         # A coasting track is neither detected nor missed until it is lost or back.
-        counted = memory.states != TrackState.COASTED
+        counted = memory.states != COASTED
         counted[rows] = True
         memory.steadiness[counted] *= 1 - _STEADINESS_WEIGHT
         memory.steadiness[rows] += _STEADINESS_WEIGHT
-        self._move(memory, rows, found[seen], stamp_ns)
+        self._move(memory, rows, found, seen, stamp_ns)
         sighting = found.embeddings[seen]
         stored = memory.embeddings[rows]
         stored += np.float32(config.memo_momentum) * (sighting - stored)
@@ -343,27 +328,37 @@ class Tracker:
         memory.hits[rows] += 1
         memory.missed[rows] = 0
         memory.last_ns[rows] = memory.box_ns[rows]
-        trusted = (memory.hits >= config.confirm_frames) | (memory.scores > config.confirm_score)
-        promoted = (memory.missed == 0) & (trusted | memory.confirmed)
-        memory.states[promoted] = TrackState.TRACKED
-        memory.states[(memory.missed > 0) & memory.confirmed] = TrackState.LOST
+        confirmed = memory.confirmed
+        memory.states[confirmed] = LOST
+        confirmed |= memory.hits >= config.confirm_frames
+        confirmed |= memory.scores > config.confirm_score
+        memory.states[rows[confirmed[rows]]] = TRACKED
 
     def _move(
-        self, memory: TrackMemory, rows: NDArray[np.int64], seen: Instances, stamp_ns: int
+        self,
+        memory: TrackMemory,
+        rows: NDArray[np.int64],
+        found: Instances,
+        seen: NDArray[np.int64],
+        stamp_ns: int,
     ) -> None:
-        """Take the boxes, scores and masks of this frame into tracks."""
-        elapsed = (stamp_ns - memory.box_ns[rows]) * 1e-9
-        moved = geometry.centres(seen.boxes) - geometry.centres(memory.boxes[rows])
-        velocity = (moved - memory.drift[rows]) / np.maximum(elapsed, 1e-3)[:, None]
+        """Take the boxes, scores and masks of those that are seen in this frame into tracks."""
+        last, boxes = memory.box_ns[rows], found.boxes[seen]
+        elapsed = (stamp_ns - last) * 1e-9
+        moved = geometry.centres(boxes) - geometry.centres(memory.boxes[rows])
+        moved -= memory.drift[rows]
         # An average that begins at rest: one shaky box does not throw the expectation off.
+        velocities = memory.velocities[rows]
         weight = _VELOCITY_WEIGHT * (elapsed > 0)
-        memory.velocities[rows] += weight[:, None] * (velocity - memory.velocities[rows])
-        memory.boxes[rows] = seen.boxes
+        change = moved / np.maximum(elapsed, 1e-3)[:, None] - velocities
+        memory.velocities[rows] = velocities + weight[:, None] * change
+        memory.boxes[rows] = boxes
         memory.drift[rows] = 0
-        memory.scores[rows] = seen.scores
-        memory.box_ns[rows] = np.maximum(memory.box_ns[rows], stamp_ns)
-        if seen.masks is not None:
-            self._masks.update(zip(memory.ids[rows].tolist(), seen.masks))
+        memory.scores[rows] = found.scores[seen]
+        memory.box_ns[rows] = np.maximum(last, stamp_ns)
+        if found.masks is not None:
+            masks = [found.masks[i] for i in seen.tolist()]
+            self._masks.update(zip(memory.ids[rows].tolist(), masks))
 
     def _start(
         self, found: Instances, memory: TrackMemory, matched: NDArray[np.int64], stamp_ns: int
@@ -383,7 +378,7 @@ class Tracker:
         ids = self._next_id + np.arange(len(fresh), dtype=np.int64)
         started = self._begin(new, ids, stamp_ns)
         trusted = (new.scores > config.confirm_score) | (config.confirm_frames <= 1)
-        started.states[trusted] = TrackState.TRACKED
+        started.states[trusted] = TRACKED
         self._next_id += len(fresh)
         memory.append(started)
         return fresh
@@ -428,7 +423,7 @@ class Tracker:
         config = self.config
         soon = stamp_ns - memory.last_ns <= config.coast_seconds * 1e9
         soon &= (memory.steadiness > config.coast_steady_thr) & coast & (config.coast_seconds > 0)
-        rows = np.flatnonzero((memory.states == TrackState.LOST) & (soon | memory.kept))
+        rows = np.flatnonzero((memory.states == LOST) & (soon | memory.kept))
         if not len(rows):
             return None
         there = probe(expected[rows].astype(np.float32))
@@ -447,10 +442,10 @@ class Tracker:
         order = order[np.argsort(-there.scores[order], kind='stable')]
         overlap = geometry.overlaps_with_better(there.boxes[order])
         order = order[overlap <= config.distractor_nms_thr]
-        there, rows = there[order], rows[order]
-        self._move(memory, rows, there, stamp_ns)
-        memory.states[rows] = TrackState.COASTED
-        return there, rows
+        rows = rows[order]
+        self._move(memory, rows, there, order, stamp_ns)
+        memory.states[rows] = COASTED
+        return there[order], rows
 
     def _publish(
         self,
@@ -468,7 +463,7 @@ class Tracker:
             here = Instances.concatenate((*parts, self._tracks(memory, coasted[1], coasted[0])))
             parts = [here[np.argsort(-here.scores, kind='stable')]]
         if self.config.publish_lost:
-            lost = np.flatnonzero(memory.states == TrackState.LOST)
+            lost = np.flatnonzero(memory.states == LOST)
             lost = lost[np.argsort(-memory.scores[lost], kind='stable')]
             last = Instances(
                 boxes=memory.boxes[lost].astype(np.float32),
