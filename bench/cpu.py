@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Milliseconds of every stage under every runtime of a CPU, and agreement with float32.
 
-    python bench/cpu.py [MODEL ...] [--camera WxH] [--rounds N] [--compiled]
+    python bench/cpu.py [MODEL ...] [--camera WxH] [--rounds N] [--compiled] [--alone]
 
 All run in turns on the same inputs, by as many threads as PyTorch takes (OMP_NUM_THREADS). Given
 are medians of the time that passed, and of what the processor spent on it in all threads: other
@@ -108,6 +108,7 @@ def main(
     camera: str = '640x480',
     rounds: int = 15,
     compiled: bool = False,
+    alone: bool = False,
     quick: bool = False,
 ) -> dict[str, Any]:
     """Print the tables and return their figures."""
@@ -125,7 +126,9 @@ def main(
     for name in models or MODELS:
         known = name == 'masa_nano'
         detector = (
-            MasaDetector.load(DetectorConfig(device='cpu')) if known else random_detector(name)
+            MasaDetector.load(DetectorConfig(device='cpu'))
+            if known
+            else random_detector(name, alone)
         )
         print(f'\n{name}, input {detector.input_shape(height, width)}', flush=True)
         figures[name] = measure(detector, plans, (width, height), rounds)
@@ -139,4 +142,7 @@ if __name__ == '__main__':
     parser.add_argument('--camera', default='640x480', help='(%(default)s)')
     parser.add_argument('--rounds', type=int, default=15, help='(%(default)s)')
     parser.add_argument('--compiled', action='store_true', help='torch.compile too: minutes')
+    parser.add_argument(
+        '--alone', action='store_true', help='models on SAM without what finds objects'
+    )
     keep('cpu', main(**vars(parser.parse_args())))

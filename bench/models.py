@@ -9,6 +9,7 @@ next to no masks of a random decoder and so is spared most of its post-processin
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import re
 import time
@@ -34,10 +35,12 @@ from masa_ros.types import Instances
 ROUNDS = 3
 
 
-def random_detector(name: str, **options: Any) -> MasaDetector:
-    """Return a model with random weights on the CPU."""
+def random_detector(name: str, alone: bool = False, **options: Any) -> MasaDetector:
+    """Return a model with random weights on the CPU; ``alone``: SAM without what finds objects."""
     torch.manual_seed(0)
     model = model_config(name)
+    if alone:
+        model = dataclasses.replace(model, network=dataclasses.replace(model.network, levels=0))
     config = DetectorConfig(model=name, device='cpu', **options)
     return MasaDetector(model, MasaNetwork(model.network), config, 'cpu')
 

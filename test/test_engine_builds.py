@@ -65,6 +65,7 @@ CASES = {
         (1024, 1024),
         IMAGE,
     ),
+    'masa_sam_mobile fp16': (model_config('masa_sam_mobile'), 'fp16', (1024, 1024), ALL),
     'masa_detic fp16, 8 of 24 blocks': (
         shallow('masa_detic', depths=(2, 2, 2, 2)),
         'fp16',

@@ -274,7 +274,9 @@ def test_what_is_read_at_loading_stays_as_it_was_loaded(seeded_weights):
     assert (loaded.device, loaded.precision, loaded.max_instances) == ('cpu', 'auto', 3)
 
 
-@pytest.mark.parametrize('model', ['masa_nano', 'masa_r50', 'masa_sam_vitb', 'masa_gdino'])
+@pytest.mark.parametrize(
+    'model', ['masa_nano', 'masa_r50', 'masa_sam_vitb', 'masa_sam_mobile', 'masa_gdino']
+)
 @pytest.mark.parametrize('size', [(480, 640), (720, 1280), (1280, 720), (33, 1000), (1, 1)])
 def test_the_input_shape_is_known_without_an_image(model, size):
     config = model_config(model)

@@ -127,3 +127,8 @@ class SoughtConfig:
         asked = names_of(self.sought)
         if self.find != 'nothing' and detector.takes_words:
             detector.check_words(asked)
+        if self.find == 'everything' and getattr(detector, 'draws_only', False):
+            raise ConfigError(
+                'find is everything, and the model finds nothing by itself: it draws what is '
+                'pointed at or given; find: nothing'
+            )

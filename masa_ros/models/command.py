@@ -77,7 +77,7 @@ def _list(folder: Path) -> None:
         state = 'here' if (folder / file.name).is_file() else '-'
         size = f'{file.size / 1e6:.0f} MB' if file.size else ''
         print(
-            f'{file.name:22} {models.get(file.name, ""):14} {size:>8}  {state:4}  '
+            f'{file.name:22} {models.get(file.name, ""):15} {size:>8}  {state:4}  '
             f'{file.licence:15}  sha256 {file.sha256[:12] or "not published"}  {file.what}'
         )
 

@@ -126,19 +126,34 @@ class SwinConfig:
         return 8
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamDecoderConfig:
+    """Sizes of SAM's mask decoder, and of what every image encoder makes for it.
+
+    Attributes
+    ----------
+    image_size: side of the square input in pixels.
+    embedding: channels of the image embedding, of stride 16, that the mask decoder reads.
+    decoder_heads, decoder_width: attention heads and hidden channels of the mask decoder.
+
+    """
+
+    image_size: int = 1024
+    embedding: int = 256
+    decoder_heads: int = 8
+    decoder_width: int = 2048
+
+
 @dataclasses.dataclass(frozen=True)
-class SamConfig:
-    """Sizes of SAM's image encoder and mask decoder.
+class SamConfig(SamDecoderConfig):
+    """Sizes of SAM's own image encoder, and of its mask decoder.
 
     Attributes
     ----------
     width, depth, heads: channels, blocks and attention heads of the vision transformer.
     global_blocks: blocks that attend over the whole image; the others over windows.
     taps: blocks whose output feeds the pyramid, one a level.
-    image_size: side of the square input in pixels.
     window: side of the attention windows in tokens.
-    embedding: channels of the image embedding that the mask decoder reads.
-    decoder_heads, decoder_width: attention heads and hidden channels of the mask decoder.
 
     """
 
@@ -147,11 +162,7 @@ class SamConfig:
     heads: int
     global_blocks: tuple[int, ...]
     taps: tuple[int, ...]
-    image_size: int = 1024
     window: int = 14
-    embedding: int = 256
-    decoder_heads: int = 8
-    decoder_width: int = 2048
 
     @property
     def pyramid_channels(self) -> tuple[int, ...]:
@@ -162,6 +173,34 @@ class SamConfig:
     def first_stride(self) -> int:
         """Stride of the finest map the pyramid makes of them."""
         return 4
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyVitConfig(SamDecoderConfig):
+    """Sizes of MobileSAM's image encoder, TinyViT-5M, and of SAM's mask decoder.
+
+    Attributes
+    ----------
+    widths, depths, heads, windows: channels, blocks, attention heads and side of the attention
+        windows in tokens of the four levels, strides 4, 8, 16, 16. The first has convolutions in
+        place of attention.
+
+    """
+
+    widths: tuple[int, ...] = (64, 128, 160, 320)
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (2, 4, 5, 10)
+    windows: tuple[int, ...] = (7, 7, 14, 7)
+
+    @property
+    def pyramid_channels(self) -> tuple[int, ...]:
+        """No pyramid stands on it."""
+        return ()
+
+    @property
+    def first_stride(self) -> int:
+        """Stride of the image embedding."""
+        return 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +218,8 @@ class NetworkConfig:
     Attributes
     ----------
     backbone: what kind and how large.
-    channels, levels: of the pyramid.
+    channels, levels: of the pyramid; without levels the network is SAM alone, which draws what
+        it is shown, and has nothing that finds or describes objects.
     fusion_blocks, fusion_attention, released_layout: of the dynamic fusion, ``DynamicFusion``.
     anchor_scale: side of the proposal anchors in strides.
     roi_samples: see ``RoIAlign``.
@@ -191,7 +231,7 @@ class NetworkConfig:
 
     """
 
-    backbone: ResNetConfig | CspConfig | SwinConfig | SamConfig
+    backbone: ResNetConfig | CspConfig | SwinConfig | SamConfig | TinyVitConfig
     channels: int = 256
     levels: int = 5
     fusion_blocks: int = 3

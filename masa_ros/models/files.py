@@ -36,6 +36,9 @@ class WeightsFile(NamedTuple):
 
 _MASA = 'https://huggingface.co/dereksiyuanli/masa/resolve/main/'
 _SAM = 'https://dl.fbaipublicfiles.com/segment_anything/'
+# Kept in the repository of its authors, who publish no check sum: size and sum below are those
+# that several copies of the file elsewhere have.
+_MOBILE_SAM = 'https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt'
 _DEVA = 'https://github.com/hkchengrex/Tracking-Anything-with-DEVA/releases/download/v1.0/'
 # Of the model zoo at https://github.com/yoxu515/aot-benchmark. Its authors publish no check sum:
 # size and sum below are those that several copies of the file elsewhere have.
@@ -94,6 +97,14 @@ PUBLISHED = {
             'SAM ViT-H',
         ),
         WeightsFile(
+            'mobile_sam.pt',
+            _MOBILE_SAM,
+            40_728_226,
+            '6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f',
+            'Apache-2.0',
+            'MobileSAM: SAM on TinyViT',
+        ),
+        WeightsFile(
             'DEVA-propagation.pth',
             _DEVA + 'DEVA-propagation.pth',
             0,
@@ -124,6 +135,7 @@ MODEL_FILES = {
     'masa_r50': 'masa_r50.pth',
     'masa_sam_vitb': 'sam_vitb_masa.pth',
     'masa_sam_vith': 'sam_vith_masa.pth',
+    'masa_sam_mobile': 'mobile_sam.pt',
     'masa_detic': 'detic_masa.pth',
     'masa_gdino': 'gdino_masa.pth',
 }

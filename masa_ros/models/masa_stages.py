@@ -17,6 +17,7 @@ masks       boxes (N, 4), pooled where the head    masks: (N, S, S) logits
 Networks with one-stage proposals have no stage 'boxes': their candidates are final. Boxes are
 float32 xyxy in network pixels, scores and classes float32, everything else has the dtype of the
 network. Boxes are refined without being clipped to the image: where it ends depends on the camera.
+SAM alone has the stages 'image', which gives detail and nothing else, and 'masks'.
 
 How they are compared: where a score threshold or an edge runs, rounding decides single instances
 and pixels. Means are held tightly, the worst case loosely.
@@ -109,6 +110,22 @@ class ImageStage(Stage):
             'map cosine, least': least_cosine(expected, found, self.maps),
             'best candidates found again': float(alike.any(1).float().mean()),
         }
+
+
+class EncoderStage(Stage):
+    """Image encoder of SAM alone."""
+
+    name = 'image'
+    inputs, outputs = ('images',), ('detail',)
+    mixed = True
+
+    def __init__(self, network: MasaNetwork) -> None:
+        super().__init__()
+        self.backbone = network.backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the table above."""
+        return (self.backbone(images).detail,)
 
 
 class BoxStage(Stage):
@@ -215,10 +232,14 @@ class MaskStage(Stage):
 
 def masa_stages(network: MasaNetwork, model: ModelConfig) -> dict[str, Stage]:
     """Return the stages of a network by name; they share its parameters."""
-    stages: list[Stage] = [ImageStage(network, model.candidates)]
-    if network.boxes is not None:
-        stages.append(BoxStage(network))
-    stages.append(EmbeddingStage(network))
+    stages: list[Stage] = []
+    if network.proposals is None:
+        stages.append(EncoderStage(network))
+    else:
+        stages.append(ImageStage(network, model.candidates))
+        if network.boxes is not None:
+            stages.append(BoxStage(network))
+        stages.append(EmbeddingStage(network))
     if network.masks is not None:
         stages.append(MaskStage(network))
     return {stage.name: stage.eval() for stage in stages}

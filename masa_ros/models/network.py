@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from masa_ros.errors import ConfigError
-from masa_ros.models.configs import CspConfig, NetworkConfig, SamConfig, SwinConfig
+from masa_ros.models.configs import (
+    CspConfig,
+    NetworkConfig,
+    SamConfig,
+    SamDecoderConfig,
+    SwinConfig,
+    TinyVitConfig,
+)
 from masa_ros.models.csp import Csp
 from masa_ros.models.dense import DenseHead
 from masa_ros.models.fusion import DynamicFusion
@@ -37,19 +44,11 @@ class Features(NamedTuple):
     maps: list[Tensor]
 
 
-def _build(config: NetworkConfig) -> tuple[nn.Module, nn.Module, nn.Module | None]:
+def _build(config: NetworkConfig) -> tuple[nn.Module, nn.Module | None, nn.Module | None]:
     """Make the parts in which the families differ: backbone, pyramid, masks."""
     backbone = config.backbone
-    if isinstance(backbone, SamConfig):
-        try:
-            from masa_ros.models import sam
-        except ImportError as error:
-            raise ConfigError(
-                f'the SAM models need the package segment-anything: '
-                f'pip install segment-anything ({error})'
-            ) from error
-        pyramid: nn.Module = sam.SimplePyramid(backbone.width, config.channels, config.levels)
-        return sam.SamEncoder(backbone), pyramid, sam.SamMasks(backbone)
+    if isinstance(backbone, SamDecoderConfig):
+        return _build_sam(config, backbone)
     pyramid = FeaturePyramid(backbone.pyramid_channels, config.channels, config.levels)
     if isinstance(backbone, SwinConfig):
         return Swin(backbone), pyramid, None
@@ -57,6 +56,26 @@ def _build(config: NetworkConfig) -> tuple[nn.Module, nn.Module, nn.Module | Non
     if config.masks is None:
         return made, pyramid, None
     return made, pyramid, BoxMasks(config.masks, backbone.detail_channels, config.channels)
+
+
+def _build_sam(
+    config: NetworkConfig, backbone: SamDecoderConfig
+) -> tuple[nn.Module, nn.Module | None, nn.Module]:
+    """Do the same for the models on SAM."""
+    try:
+        from masa_ros.models import sam, tiny_vit
+    except ImportError as error:
+        raise ConfigError(
+            f'the SAM models need the package segment-anything: '
+            f'pip install segment-anything ({error})'
+        ) from error
+    if isinstance(backbone, TinyVitConfig):
+        return tiny_vit.TinyVit(backbone), None, sam.SamMasks(backbone)
+    assert isinstance(backbone, SamConfig)
+    pyramid = None
+    if config.levels:
+        pyramid = sam.SimplePyramid(backbone.width, config.channels, config.levels)
+    return sam.SamEncoder(backbone), pyramid, sam.SamMasks(backbone)
 
 
 class MasaNetwork(nn.Module):
@@ -70,21 +89,26 @@ class MasaNetwork(nn.Module):
         maps of the backbone.
     boxes: scores and refines what a ``ProposalHead`` proposes; None beside a ``DenseHead``.
 
+    SAM alone (a config without levels) has ``backbone`` and ``masks``, and no other part.
+
     """
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone, self.pyramid, masks = _build(config)
+        self.backbone, pyramid, masks = _build(config)
         self.masks: Any = masks  # one of ``masks.BoxMasks``, ``sam.SamMasks``, None
+        self.proposals: Any = None  # ``heads.ProposalHead`` or ``dense.DenseHead``
+        self.boxes: Any = None
+        if pyramid is None:
+            return
+        self.pyramid = pyramid
         self.fusion = nn.Sequential(
             *(
                 DynamicFusion(config.channels, config.released_layout, config.fusion_attention)
                 for _ in range(config.fusion_blocks)
             )
         )
-        self.proposals: Any  # ``heads.ProposalHead`` or ``dense.DenseHead``
-        self.boxes: Any = None
         if config.dense is not None:
             channels = config.backbone.pyramid_channels
             self.proposals = DenseHead(channels, config.strides, config.dense)

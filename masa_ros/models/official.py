@@ -1,6 +1,6 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the checkpoints that the authors of MASA and SAM published.
+"""Reading the checkpoints that the authors of MASA, SAM and MobileSAM published.
 
 They are pickles of PyTorch tensors next to objects of the training framework. Nothing of the
 pickle is ever run: tensors and plain containers are rebuilt, every other name becomes an inert
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from masa_ros.errors import WeightsError
-from masa_ros.models.configs import ModelConfig, ResNetConfig, SamConfig
+from masa_ros.models.configs import ModelConfig, ResNetConfig, SamDecoderConfig
 
 _REBUILT: dict[tuple[str, str], Any] = {
     ('collections', 'OrderedDict'): collections.OrderedDict,
@@ -237,6 +237,9 @@ _IGNORED_ALWAYS = {
     r'\.num_batches_tracked$': 'counts training steps',
     r'^data_preprocessor\.': 'mean and deviation of the pixels, the same constants for all',
 }
+_IGNORED_SAM = {
+    r'^image_encoder\.(norm_)?head\.': "TinyViT's classifier; what it learned from first",
+}
 _IGNORED_SWIN = {
     r'^detector\.(?!backbone\.)': 'the open-vocabulary detector; its boxes are given from outside',
 }
@@ -244,8 +247,8 @@ _IGNORED_SWIN = {
 
 def _family(model: ModelConfig) -> tuple[_Rules, dict[str, str]]:
     backbone = model.network.backbone
-    if isinstance(backbone, SamConfig):
-        return _HEADS + _PYRAMID + _SAM, _IGNORED_ALWAYS
+    if isinstance(backbone, SamDecoderConfig):
+        return _HEADS + _PYRAMID + _SAM, _IGNORED_ALWAYS | _IGNORED_SAM
     if isinstance(backbone, ResNetConfig):
         return _HEADS + _PYRAMID + _RESNET, _IGNORED_ALWAYS
     return _HEADS + _PYRAMID + _SWIN, _IGNORED_ALWAYS | _IGNORED_SWIN

@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.image_encoder import Attention as EncoderAttention
-from segment_anything.modeling.image_encoder import get_rel_pos
+from segment_anything.modeling.image_encoder import (
+    Block,
+    get_rel_pos,
+    window_partition,
+    window_unpartition,
+)
 from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
-from masa_ros.models.configs import SamConfig
+from masa_ros.models.configs import SamConfig, SamDecoderConfig
 from masa_ros.models.forms import portable, static
 from masa_ros.models.layers import BackboneMaps, FeaturePyramid
 from masa_ros.models.masks import Pasted, View, frame_logits, paste_frames
@@ -104,13 +109,30 @@ class SamEncoder(ImageEncoderViT):
 
     def forward(self, x: Tensor) -> BackboneMaps:
         """(B, 3, S, S) -> taps (B, C, S / 16, S / 16), ``detail`` the image embedding."""
-        x = self.patch_embed(x) + self.pos_embed
+        x = self.patch_embed(x)
+        grid = x.shape[1], x.shape[2]
+        # As rows of tokens: OpenVINO (2026.4) takes the axes of maps for those of a convolution,
+        # and turns them around for every norm, which was a third of the time of the encoder.
+        tokens = x.flatten(1, 2) + self.pos_embed.flatten(1, 2)
         maps = []
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            tokens = _run_block(block, tokens, grid)
             if i in self.taps:
-                maps.append(x.permute(0, 3, 1, 2))
-        return BackboneMaps(maps, self.neck(x.permute(0, 3, 1, 2)))
+                maps.append(tokens.transpose(1, 2).unflatten(2, grid))
+        return BackboneMaps(maps, self.neck(tokens.transpose(1, 2).unflatten(2, grid)))
+
+
+def _run_block(block: Block, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Run a block of the encoder on tokens (B, h w, C) of a grid (h, w)."""
+    x = block.norm1(tokens).unflatten(1, grid)
+    if block.window_size > 0:
+        windows, padded = window_partition(x, block.window_size)
+        x = window_unpartition(block.attn(windows), block.window_size, padded, grid)
+    else:
+        x = block.attn(x)
+    tokens = tokens + x.flatten(1, 2)
+    out: Tensor = tokens + block.mlp(block.norm2(tokens))
+    return out
 
 
 class SimplePyramid(nn.Module):
@@ -155,7 +177,7 @@ class SamMasks(nn.Module):
     reads_pooled = False
     takes_prompts = True
 
-    def __init__(self, config: SamConfig) -> None:
+    def __init__(self, config: SamDecoderConfig) -> None:
         super().__init__()
         side = config.image_size // _PATCH
         self.prompt_encoder = PromptEncoder(
@@ -321,13 +343,13 @@ class SamMasks(nn.Module):
         row of channels into four rows.
         """
         first, norm, activation, second, _ = self.mask_decoder.output_upscaling
-        x = _split_rows(image, first)
+        x = _split_rows(image, first)  # (N, 4 P, c)
         # In float32 whatever the precision: squares overflow in half, see ``precision.halve``.
         scale, shift = norm.weight.float(), norm.bias.float()
         normed = F.layer_norm(x.float(), x.shape[-1:], scale, shift, norm.eps)
         x = activation(normed.to(x.dtype))
         x = activation(_split_rows(x, second))
-        logits = kernels @ x.flatten(1, -2).transpose(1, 2)
+        logits = _products(kernels, x)
         logits = logits.view(*logits.shape[:2], height, width, 2, 2, 2, 2)
         # Row: cell, then the two splits; column likewise.
         logits = logits.permute(0, 1, 2, 4, 6, 3, 5, 7)
@@ -335,10 +357,14 @@ class SamMasks(nn.Module):
 
 
 def _split_rows(x: Tensor, layer: nn.ConvTranspose2d) -> Tensor:
-    """(..., C) -> (..., 2, 2, c): a 2x2 transposed convolution of stride 2 of single cells."""
-    kernel = layer.weight.permute(0, 2, 3, 1)
-    rows = x @ kernel.reshape(kernel.shape[0], -1)
-    return rows.unflatten(-1, kernel.shape[1:]) + layer.bias
+    """(N, R, C) -> (N, 4 R, c): a 2x2 transposed convolution of stride 2 of single cells.
+
+    A cell becomes four: upper left and right, lower left and right.
+    """
+    kernel = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    assert layer.bias is not None
+    rows = F.linear(x, kernel, layer.bias.repeat(4))
+    return rows.unflatten(2, (4, -1)).flatten(1, 2)
 
 
 def _per_head(weight: Tensor, heads: int) -> Tensor:
@@ -365,7 +391,7 @@ def _read_image(attention: Attention, tokens: Tensor, keys: Tensor, values: Tens
     query = torch.einsum('nthd,hdc->nhtc', query, _per_head(attention.k_proj.weight, heads))
     shape = query.shape
     query = query.flatten(1, 2)
-    seen = (query @ keys.transpose(-2, -1)).softmax(-1) @ values
+    seen = _sums(_products(query, keys).softmax(-1), values)
     value = _per_head(attention.v_proj.weight, heads)
     out = torch.einsum('nhtc,hdc->nthd', seen.view(shape), value).flatten(2)
     return attention.out_proj(out + attention.v_proj.bias)
@@ -390,9 +416,22 @@ def _write_image(attention: Attention, queries: Tensor, tokens: Tensor, values: 
     bias = torch.einsum('nthd,hd->nht', key, attention.q_proj.bias.unflatten(0, (heads, -1)))
     key = torch.einsum('nthd,hdc->nhtc', key, _per_head(attention.q_proj.weight, heads))
     shape = key.shape
-    logits = key.flatten(1, 2) @ queries.transpose(-2, -1)
+    logits = _products(key.flatten(1, 2), queries)
     weight = (logits.view(*shape[:3], -1) + bias[..., None]).softmax(2).flatten(1, 2)
     value = attention.v_proj(values).unflatten(2, (heads, -1))
     out = attention.out_proj.weight.unflatten(1, (heads, -1))
     value = torch.einsum('nthd,chd->nhtc', value, out).flatten(1, 2)
-    return weight.transpose(1, 2) @ value + attention.out_proj.bias
+    return torch.bmm(weight.transpose(1, 2), value) + attention.out_proj.bias
+
+
+def _products(rows: Tensor, image: Tensor) -> Tensor:
+    """Return the products (N, R, P) of rows (N, R, C) and all positions (P, C) or (N, P, C).
+
+    ``@`` would be exported with copies of both, as it may have to make a batch of one matrix.
+    """
+    return rows @ image.T if image.dim() == 2 else torch.bmm(rows, image.transpose(1, 2))
+
+
+def _sums(weights: Tensor, image: Tensor) -> Tensor:
+    """Return the sums (N, R, C) of positions (P, C) or (N, P, C), weighted (N, R, P)."""
+    return weights @ image if image.dim() == 2 else torch.bmm(weights, image)

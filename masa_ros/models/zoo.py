@@ -15,6 +15,7 @@ from masa_ros.models.configs import (
     ResNetConfig,
     SamConfig,
     SwinConfig,
+    TinyVitConfig,
 )
 
 _NANO = ModelConfig(
@@ -111,6 +112,14 @@ _SAM_VITH = _sam(
     SamConfig(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31), taps=(7, 15, 23, 31)),
 )
 
+_SAM_MOBILE = ModelConfig(
+    name='masa_sam_mobile',
+    network=NetworkConfig(backbone=TinyVitConfig(), levels=0),
+    pad_multiple=1024,
+    fixed_size=True,
+    antialias=True,
+)
+
 _DETIC = ModelConfig(
     name='masa_detic',
     network=NetworkConfig(backbone=SwinConfig(window=7), roi_levels=3),
@@ -127,7 +136,10 @@ _GDINO = ModelConfig(
     short_side=800,
 )
 
-ZOO = {m.name: m for m in (_NANO, _NANO2, _R50, _SAM_VITB, _SAM_VITH, _DETIC, _GDINO)}
+ZOO = {
+    model.name: model
+    for model in (_NANO, _NANO2, _R50, _SAM_VITB, _SAM_VITH, _SAM_MOBILE, _DETIC, _GDINO)
+}
 
 
 def model_config(name: str) -> ModelConfig:

@@ -198,6 +198,8 @@ class _State:
         torch.manual_seed(config.seed)
         model = model_config(config.model)
         self._model = model.name
+        if not model.network.levels:
+            raise ConfigError(f'model: {model.name} has nothing that is trained here')
         network = MasaNetwork(model.network)
         if config.weights:
             checkpoints.load(network, Path(config.weights), model)

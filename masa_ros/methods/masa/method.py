@@ -100,6 +100,11 @@ class Masa:
 
     def _check(self, config: MasaConfig) -> None:
         """Raise ConfigError where what is looked for does not go with the rest."""
+        if self.detector.draws_only:
+            raise ConfigError(
+                f'the method {self.name} knows objects again by their embeddings, and '
+                f'{self.detector.name} makes none: take another method, or another model'
+            )
         config.fits(self.finder or self.detector)
         if config.find == 'nothing' and not isinstance(config.tracker, TrackerConfig):
             raise ConfigError('find is nothing, and the released associations take no prompts')
