@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from studio_kit import needs_chromium
 
 from masa_ros.evaluation.truth import from_masks
 from masa_ros.types import Instances
@@ -29,7 +30,10 @@ COMMANDS = {name: ('run.py', '--quick', name) for name in NAMES}
 COMMANDS['soak deva'] = ('soak.py', '--quick', '--method', 'deva')
 
 
-@pytest.mark.parametrize('name', COMMANDS)
+PARAMETERS = [pytest.param(n, marks=needs_chromium) if n == 'studio' else n for n in COMMANDS]
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
 def test_a_benchmark_runs(name, tmp_path):
     file, *arguments = COMMANDS[name]
     result = subprocess.run(
