@@ -22,7 +22,9 @@ SHARED = {
 EXTRAS = {
     'replay': ['av>=12', 'mcap', 'rosbags>=0.10', 'rosbags-image'],
     'evaluation': ['pillow', 'trackeval'],
+    'fleet': ['pyarrow', 'ray>=2.60'],
     'sam': ['segment-anything'],
+    'studio': ['nicegui>=3.0'],
     'words': ['timm', 'transformers>=5.20'],
     'training': ['ncnn', 'tensorboard'],
     'openvino': ['openvino>=2026.0'],

@@ -20,6 +20,8 @@ from masa_ros.errors import MasaError
 # help is instant and needs neither torch nor ROS.
 _COMMANDS = (
     ('replay', 'track a bag, a video or a folder of frames', 'masa_ros.replay.command'),
+    ('fleet', 'track many recordings on a Ray cluster', 'masa_ros.fleet.command'),
+    ('studio', 'look at tracks, and point at objects, on a web page', 'masa_ros.studio.command'),
     ('evaluate', 'compare tracks with the truth', 'masa_ros.evaluation.command'),
     ('demo', 'show everything on a generated recording', 'masa_ros.demo.command'),
     ('engines', 'build, list, verify and clear compiled engines', 'masa_ros.methods.command'),
@@ -45,6 +47,8 @@ _EXTRAS = {
     **dict.fromkeys(('av', 'mcap', 'rosbags'), 'replay'),
     **dict.fromkeys(('PIL', 'trackeval'), 'evaluation'),
     **dict.fromkeys(('skimage', 'sklearn'), 'demo'),
+    **dict.fromkeys(('ray', 'pyarrow'), 'fleet'),
+    **dict.fromkeys(('fastapi', 'nicegui', 'uvicorn'), 'studio'),
     'ncnn': 'training',
     'segment_anything': 'sam',
 }

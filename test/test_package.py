@@ -148,7 +148,11 @@ def test_links_in_the_documents_lead_somewhere():
 
 # The rooms, lowest first: what a room imports stands above it in this list.
 ROOMS = (
-    *({'types', 'errors'}, {'options', 'images', 'masks', 'share'}, {'overlay', 'codecs'}),
+    *(
+        {'types', 'errors'},
+        {'options', 'images', 'masks', 'share'},
+        {'overlay', 'codecs', 'cluster'},
+    ),
     *(
         {'tracking', 'space'},
         {'recordings'},
@@ -158,6 +162,7 @@ ROOMS = (
         {'propagators', 'point_trackers'},
     ),
     *({'methods'}, {'streams'}, {'nodes'}, {'evaluation'}, {'training'}, {'replay', 'demo'}),
+    {'fleet', 'studio'},
     {'cli'},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}

@@ -25,8 +25,8 @@ from masa_ros.training.proposals import (
     by_agreement,
     by_sam,
     read_proposals,
-    write_proposals,
 )
+from masa_ros.training.proposals_writing import write_proposals
 from masa_ros.training.train import TrainConfig, train
 from masa_ros.training.views import Known, Labelled, ViewConfig, make_pair
 from masa_ros.types import Instances
@@ -159,7 +159,7 @@ def test_proposals_are_written_as_coco_and_read_back(folder, tmp_path):
 
 
 def test_finished_files_are_not_made_again(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr('masa_ros.training.proposals._A_FILE', 1)
+    monkeypatch.setattr('masa_ros.training.proposals_writing._A_FILE', 1)
     files, asked = sorted(folder.glob('*.png')), []
 
     def segment(image, path):

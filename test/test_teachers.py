@@ -25,8 +25,8 @@ from masa_ros.training.proposals import (
     extract_frames,
     read_proposals,
     with_known,
-    write_proposals,
 )
+from masa_ros.training.proposals_writing import write_proposals
 from masa_ros.training.teachers import Taught, Teacher, by_teachers
 from masa_ros.training.views import Known, Labelled, ViewConfig, make_pair
 

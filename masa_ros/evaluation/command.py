@@ -10,7 +10,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from masa_ros import options
 from masa_ros.errors import ConfigError, SourceError
@@ -25,7 +25,8 @@ from masa_ros.recordings.tracks_file import TrackedFrame, read_tracks
 _DEFAULTS = {'runtime': 'eager', 'warm_start': False}
 
 COMMON = (
-    *('tracks', 'ground_truth', 'palindrome', 'output', 'page', 'images', 'max_frames'),
+    *('tracks', 'ground_truth', 'palindrome', 'fleet', 'output', 'page', 'images'),
+    'max_frames',
     *('method', 'model', 'device'),
 )
 ABSENT = 'those of a method, a detector and an association are for --palindrome'
@@ -35,12 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     """Declare the command's arguments; those of a method where one is to run."""
     parser.usage = (
         '%(prog)s TRACKS --ground-truth GT [options]\n'
-        '       %(prog)s SOURCE --palindrome [options]'
+        '       %(prog)s SOURCE --palindrome [options]\n'
+        '       %(prog)s --fleet DIR [options]'
     )
     parser.add_argument(
-        'tracks', type=Path, metavar='TRACKS', help='tracks.json; for --palindrome a recording'
+        'tracks',
+        type=Path,
+        metavar='TRACKS',
+        help='tracks.json; for --palindrome a recording, for --fleet its folder',
     )
-    kind = parser.add_mutually_exclusive_group(required=True)
+    fleet = '--fleet' in arguments
+    parser.add_argument(
+        '--fleet', action='store_true', help='all recordings of a masa_ros fleet as one set'
+    )
+    kind = parser.add_mutually_exclusive_group(required=not fleet)
     kind.add_argument(
         '--ground-truth',
         type=Path,
@@ -81,7 +90,9 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the figures."""
-    if arguments.palindrome:
+    if arguments.fleet:
+        figures = _fleet(arguments)
+    elif arguments.palindrome:
         figures = _palindrome(arguments)
     else:
         found = read_tracks(arguments.tracks)
@@ -90,13 +101,29 @@ def run(arguments: argparse.Namespace) -> int:
         source = None
         if arguments.page and arguments.images:
             source = open_source(arguments.images, arguments.topic, arguments.fps)
-        scores, positions = report(found, truth, arguments.page, source, str(arguments.tracks))
-        figures = dataclasses.asdict(scores)
-        if positions is not None:
-            figures['positions'] = dataclasses.asdict(positions)
+        told = report(found, truth, arguments.page, source, str(arguments.tracks))
+        figures = dataclasses.asdict(told.scores)
+        if told.positions is not None:
+            figures['positions'] = dataclasses.asdict(told.positions)
     if arguments.output:
         arguments.output.write_text(json.dumps(figures, indent=1) + '\n')
     return 0
+
+
+class Report(NamedTuple):
+    """What tracks are worth.
+
+    Attributes
+    ----------
+    scores: of tracks in the image.
+    parts: what ``metrics.combine`` needs of them.
+    positions: of positions in space, None where the truth has none.
+
+    """
+
+    scores: metrics.Scores
+    parts: metrics.Parts
+    positions: PositionScores | None
 
 
 def report(
@@ -105,16 +132,10 @@ def report(
     html: Path | None,
     source: Source | None,
     title: str,
-) -> tuple[metrics.Scores, PositionScores | None]:
-    """Score tracks, print the figures and write the page where one is wanted.
-
-    Returns
-    -------
-    The figures, and those of positions in space where the truth has any.
-
-    """
+) -> Report:
+    """Score tracks, print the figures and write the page where one is wanted."""
     pairs, similarity = metrics.pair(found, truth)
-    scores = metrics.score(pairs, similarity)
+    scores, parts = metrics.measure(pairs, similarity)
     print(metrics.table(scores))
     positions = score_positions(pairs)
     if positions is not None:
@@ -123,7 +144,21 @@ def report(
         images = images_of(source) if source is not None else ()
         html.write_text(page(pairs, scores, images, title))
         print(f'  look at {html}')
-    return scores, positions
+    return Report(scores, parts, positions)
+
+
+def _fleet(arguments: argparse.Namespace) -> dict[str, object]:
+    from masa_ros.evaluation.fleet import fleet_page, fleet_table, read_fleet
+
+    if arguments.palindrome:
+        raise ConfigError('--palindrome is for one recording; leave out --fleet')
+    fleet = read_fleet(arguments.tracks, arguments.ground_truth)
+    print(fleet_table(fleet))
+    if arguments.page:
+        arguments.page.write_text(fleet_page(fleet, arguments.page))
+        print(f'  look at {arguments.page}')
+    rows = {name: dataclasses.asdict(scores) for name, scores in fleet.worst_first}
+    return {'all': dataclasses.asdict(fleet.scores), 'recordings': rows}
 
 
 def _palindrome(arguments: argparse.Namespace) -> dict[str, object]:

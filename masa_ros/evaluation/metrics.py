@@ -36,7 +36,7 @@ class Scores:
     idf1: Ristani et al. 2016.
     mota, id_switches: Bernardin and Stiefelhagen 2008.
     loca, assoca, clsa, teta: Li et al. 2022; the last two are None where tracks or truth have no
-        classes.
+        classes, all four for several recordings.
     track_ap, track_ap50, ar100: Yang et al. 2019: whole tracks as detections, class-agnostic.
     j, f, jf: Perazzi et al. 2016, of masks; None without.
 
@@ -52,8 +52,8 @@ class Scores:
     idf1: float
     mota: float
     id_switches: int
-    loca: float
-    assoca: float
+    loca: float | None
+    assoca: float | None
     clsa: float | None
     teta: float | None
     track_ap: float | None
@@ -67,6 +67,13 @@ class Scores:
         """Return the figures that are shares, to four digits."""
         values = dataclasses.asdict(self)
         return {name: round(v, 4) for name, v in values.items() if isinstance(v, float)}
+
+
+Parts = dict[str, dict[str, Any]]
+"""What TrackEval counted in one recording, by metric: what figures of several are made of.
+
+Numbers, and lists of them, as JSON holds them.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +145,11 @@ def score(pairs: list[Pair], similarity: str, detailed: bool = True) -> Scores:
 
     Without ``detailed`` track AP and J&F, which take most of the time, are left out as None.
     """
+    return measure(pairs, similarity, detailed)[0]
+
+
+def measure(pairs: list[Pair], similarity: str, detailed: bool = True) -> tuple[Scores, Parts]:
+    """Score what ``pair`` returned, and keep what ``combine`` needs of it."""
     masks = similarity == 'mask'
     truth_ids = _consecutive([p.truth for p in pairs])
     track_ids = _consecutive([p.claims for p in pairs])
@@ -151,36 +163,106 @@ def score(pairs: list[Pair], similarity: str, detailed: bool = True) -> Scores:
         'num_tracker_dets': sum(map(len, track_ids)),
         'similarity_scores': [p.overlap for p in pairs],
     }
+    results: dict[str, dict[Any, Any]] = {}
     with contextlib.redirect_stdout(io.StringIO()):  # they print their configuration
-        from trackeval.metrics import CLEAR, HOTA, Identity  # slow to import
-
-        hota, identity, clear = (m().eval_sequence(data) for m in (HOTA, Identity, CLEAR))
-        average, average50, recall = _track_ap(pairs, masks) if detailed else (None,) * 3
-        regions = masks and detailed
-        j, f, jf = _region_and_boundary(pairs, data) if regions else (None,) * 3
+        for name in ('HOTA', 'Identity', 'CLEAR'):
+            results[name] = _metric(name).eval_sequence(data)
+        if detailed:
+            results['TrackMAP'] = _whole_tracks(pairs, masks)
+        if masks and detailed and data['num_gt_ids']:
+            results['JAndF'] = _region_and_boundary(pairs, data)
+        of_tracks = {'': results['TrackMAP']} if detailed else {}
+        figures = _figures(results | _combined('TrackMAP', of_tracks))
     everything = teta([_observed(p) for p in pairs])
-    return Scores(
+    scores = Scores(
         similarity=similarity,
         frames=len(pairs),
         objects=data['num_gt_ids'],
         tracks=data['num_tracker_ids'],
-        hota=float(np.mean(hota['HOTA'])),
-        deta=float(np.mean(hota['DetA'])),
-        assa=float(np.mean(hota['AssA'])),
-        idf1=float(identity['IDF1']),
-        mota=float(clear['MOTA']),
-        id_switches=int(clear['IDSW']),
         loca=everything.loca,
         assoca=everything.assoca,
         clsa=everything.clsa,
         teta=everything.teta,
-        track_ap=average,
-        track_ap50=average50,
-        ar100=recall,
-        j=j,
-        f=f,
-        jf=jf,
+        **figures,
     )
+    return scores, {name: _plain(result) for name, result in results.items()}
+
+
+def combine(recordings: Mapping[str, tuple[Scores, Parts]]) -> Scores:
+    """Score recordings as one set, by the rules by which TrackEval combines sequences.
+
+    Counts are added up, AssA is weighted by true positives, J and F by objects, and track AP is
+    of the tracks of all recordings. TrackEval has no rule for TETA, so its figures are None.
+    """
+    every = [scores for scores, _ in recordings.values()]
+    kinds = {scores.similarity for scores in every}
+    results: dict[str, dict[Any, Any]] = {}
+    with contextlib.redirect_stdout(io.StringIO()):  # they print their configuration
+        for name in ('HOTA', 'Identity', 'CLEAR', 'TrackMAP', 'JAndF'):
+            found = {key: parts[name] for key, (_, parts) in recordings.items() if name in parts}
+            results |= _combined(name, {key: _arrays(part) for key, part in found.items()})
+    return Scores(
+        similarity=kinds.pop() if len(kinds) == 1 else 'mask and box',
+        frames=sum(scores.frames for scores in every),
+        objects=sum(scores.objects for scores in every),
+        tracks=sum(scores.tracks for scores in every),
+        loca=None,
+        assoca=None,
+        clsa=None,
+        teta=None,
+        **_figures(results),
+    )
+
+
+def _metric(name: str) -> Any:
+    from trackeval import metrics  # slow to import
+
+    everything = {'USE_AREA_RANGES': False, 'USE_TIME_RANGES': False}
+    return getattr(metrics, name)(*([everything] if name == 'TrackMAP' else []))
+
+
+def _combined(name: str, sequences: Mapping[str, dict[Any, Any]]) -> dict[str, dict[Any, Any]]:
+    """Return what a metric says of several sequences, by its name; nothing where none has it."""
+    return {name: _metric(name).combine_sequences(sequences)} if sequences else {}
+
+
+def _figures(results: Mapping[str, dict[Any, Any]]) -> dict[str, Any]:
+    """Return the figures that TrackEval's results hold."""
+    hota, clear = results['HOTA'], results['CLEAR']
+    tracks, regions = results.get('TrackMAP'), results.get('JAndF')
+    # Without any object they are -1 there.
+    average = None if tracks is None else np.maximum(tracks['AP_all'], 0)
+    return {
+        'hota': float(np.mean(hota['HOTA'])),
+        'deta': float(np.mean(hota['DetA'])),
+        'assa': float(np.mean(hota['AssA'])),
+        'idf1': float(results['Identity']['IDF1']),
+        'mota': float(clear['MOTA']),
+        'id_switches': int(clear['IDSW']),
+        'track_ap': None if average is None else float(np.mean(average)),
+        'track_ap50': None if average is None else float(average[0]),
+        'ar100': None if tracks is None else float(np.mean(np.maximum(tracks['AR_all'], 0))),
+        'j': None if regions is None else float(regions['J-Mean']),
+        'f': None if regions is None else float(regions['F-Mean']),
+        'jf': None if regions is None else float(regions['J&F']),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return arrays and their numbers as JSON holds them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _arrays(value: Any) -> Any:
+    """Return what ``_plain`` made of results as TrackEval has them."""
+    if isinstance(value, dict):
+        numbered = ((int(key) if key.isdigit() else key, each) for key, each in value.items())
+        return {key: _arrays(each) for key, each in numbered}
+    return np.array(value) if isinstance(value, list) else value
 
 
 def _observed(p: Pair) -> Observed:
@@ -189,10 +271,8 @@ def _observed(p: Pair) -> Observed:
     )
 
 
-def _track_ap(pairs: list[Pair], masks: bool) -> tuple[float, float, float]:
-    """AP over overlaps 0.5 .. 0.95, AP at 0.5, and the recall of the best 100 tracks."""
-    from trackeval.metrics.track_map import TrackMAP
-
+def _whole_tracks(pairs: list[Pair], masks: bool) -> dict[Any, Any]:
+    """Match whole tracks at overlaps 0.5 .. 0.95, the best 100 of each side."""
     data: dict[str, Any] = {'iou_type': 'mask' if masks else 'bbox', 'boxformat': 'x0y0x1y1'}
     for side, name in (('gt', 'truth'), ('dt', 'claims')):
         tracks: dict[int, dict[int, Any]] = {}
@@ -211,28 +291,18 @@ def _track_ap(pairs: list[Pair], masks: bool) -> tuple[float, float, float]:
         data[f'{side}_tracks'] = [tracks[keys[i]] for i in order]
         data[f'{side}_track_ids'] = list(range(1, len(order) + 1))
         data[f'{side}_track_scores'] = mean[order]
-    if not data['gt_tracks'] or not data['dt_tracks']:
-        return 0.0, 0.0, 0.0
-    metric = TrackMAP({'USE_AREA_RANGES': False, 'USE_TIME_RANGES': False})
-    result = metric.combine_sequences({'all': metric.eval_sequence(data)})
-    average = result['AP_all']
-    return float(np.mean(average)), float(average[0]), float(np.mean(result['AR_all']))
+    result: dict[Any, Any] = _metric('TrackMAP').eval_sequence(data)
+    return result
 
 
-def _region_and_boundary(
-    pairs: list[Pair], data: dict[str, Any]
-) -> tuple[float | None, float | None, float | None]:
+def _region_and_boundary(pairs: list[Pair], data: dict[str, Any]) -> dict[str, Any]:
     """J, F and their mean, each object given the track that fits it best."""
-    from trackeval.metrics import JAndF
-
-    if not data['num_gt_ids']:
-        return None, None, None
     masks = {
         'gt_dets': [_encoded(p.frame, p.truth) for p in pairs],
         'tracker_dets': [_encoded(p.frame, p.claims) for p in pairs],
     }
-    result = JAndF().eval_sequence(data | masks)
-    return float(result['J-Mean']), float(result['F-Mean']), float(result['J&F'])
+    result: dict[str, Any] = _metric('JAndF').eval_sequence(data | masks)
+    return result
 
 
 def _consecutive(frames: list[Instances]) -> list[NDArray[np.int64]]:

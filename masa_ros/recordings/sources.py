@@ -38,7 +38,8 @@ from masa_ros.recordings.bags import (
 from masa_ros.types import Frame
 
 _TYPES = (IMAGE_TYPE, COMPRESSED_TYPE, PACKET_TYPE, VIDEO_TYPE)
-_IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
+BAGS = ('.mcap', '.db3')
+IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
 _DEFAULT_FPS = 10.0
 
 
@@ -98,7 +99,7 @@ def open_source(path: Path, topic: str = '', fps: float = 0.0) -> Source:
     """
     if not path.exists():
         raise SourceError(f'{path} does not exist')
-    if path.suffix in ('.mcap', '.db3') or (path / 'metadata.yaml').is_file():
+    if path.suffix in BAGS or (path / 'metadata.yaml').is_file():
         return BagSource(path, topic)
     if path.is_dir():
         return FolderSource(path, fps)
@@ -217,11 +218,11 @@ class FolderSource:
     """A folder of images, in natural order: frame 10 comes after frame 9."""
 
     def __init__(self, path: Path, fps: float = 0.0) -> None:
-        files = (p for p in path.iterdir() if p.suffix.lower() in _IMAGES)
+        files = (p for p in path.iterdir() if p.suffix.lower() in IMAGES)
         self.files = natural_order(files)
         if not self.files:
             raise SourceError(
-                f'{path} is no bag and holds no images ({", ".join(sorted(_IMAGES))})'
+                f'{path} is no bag and holds no images ({", ".join(sorted(IMAGES))})'
             )
         meta = path / 'meta.json'
         if not fps and meta.is_file():

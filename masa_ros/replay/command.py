@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from masa_ros import methods, options
-from masa_ros.errors import ConfigError, ImageError, SourceError
-from masa_ros.evaluation.command import report
-from masa_ros.evaluation.truth import read_truth
+from masa_ros.errors import ConfigError, SourceError
 from masa_ros.methods import METHODS
 from masa_ros.recordings.depth import open_depth
 from masa_ros.recordings.detections import read_detections
 from masa_ros.recordings.prompts import RecordedPrompt, read_prompts
 from masa_ros.recordings.recorder import Recorder
 from masa_ros.recordings.sources import Source, open_source
-from masa_ros.recordings.tracks_file import read_tracks
-from masa_ros.replay.run import Replay
+from masa_ros.replay.recording import Output, record, track_here
 from masa_ros.replay.space import RecordedSpace, SpaceOptions
-from masa_ros.streams.stream import Stream, StreamConfig
+from masa_ros.streams.stream import StreamConfig
 
 # No two runs agree when engines are put to use in the middle of one.
 _DEFAULTS = {'runtime': 'eager', 'warm_start': False}
@@ -119,30 +116,22 @@ def run(arguments: argparse.Namespace) -> int:
     chosen: Any = options.from_arguments(METHODS[arguments.method].options, arguments)
     rules = options.from_arguments(StreamConfig, arguments)
     model = str(options.values_of(chosen).get('model', arguments.method))
-    fps = _rate(source)
     prompts = read_prompts(arguments.prompts) if arguments.prompts else []
-    video, points = not arguments.no_overlay, arguments.points
     _check_kinds(arguments, prompts)
-    with Recorder(arguments.output, model, fps, video, prompts, points) as recorder:
-        if arguments.ros:
-            more = _through_ros(source, arguments, chosen, rules, recorder, prompts)
-        else:
-            more = _here(source, arguments, chosen, rules, recorder, prompts)
-    for answer in more.get('prompts', ()):
-        if answer['problem']:
-            print(f'{arguments.prompts}, prompt {answer["index"]}: {answer["problem"]}')
-    if not recorder.tracked:
-        reasons = '; '.join(list(recorder.reasons.values())[:3]) or 'it holds no images'
-        raise SourceError(f'{arguments.source}: nothing could be tracked: {reasons}')
-    if arguments.ground_truth:
-        tracked = read_tracks(arguments.output / 'tracks.json')
-        truth = read_truth(arguments.ground_truth, tracked, arguments.video)
-        html = arguments.output / 'evaluation.html'
-        scores, positions = report(tracked, truth, html, source, str(arguments.source))
-        more |= scores.rounded()
-        if positions is not None:
-            more['positions'] = dataclasses.asdict(positions)
-    summary = recorder.summary(**more)
+    output = Output(
+        *(arguments.output, model, not arguments.no_overlay, arguments.points, prompts),
+        *(arguments.ground_truth, arguments.video),
+    )
+
+    def track(recorder: Recorder) -> dict[str, Any]:
+        through = _through_ros if arguments.ros else _here
+        more = through(source, arguments, chosen, rules, recorder, prompts)
+        for answer in more.get('prompts', ()):
+            if answer['problem']:
+                print(f'{arguments.prompts}, prompt {answer["index"]}: {answer["problem"]}')
+        return more
+
+    summary = record(source, str(arguments.source), output, track)
     print(
         f'{summary["frames_tracked"]} images, {summary["frames_refused"]} refused, '
         f'{summary["tracks"]} tracks, {summary["latency_ms_p50"]:.0f} ms an image (median): '
@@ -176,20 +165,16 @@ def _here(
     space = _space(source, arguments, recorder)
     method = methods.load(arguments.method, chosen, print)
     try:
-        stream = Stream(method, rules, tell=recorder.event)
-        if given is not None:
-            stream.classes.names.update(given.class_names)
-        replay = Replay(stream, recorder, given, prompts, space)
-        replay.run(source, arguments.max_frames, arguments.realtime)
+        more = track_here(
+            *(source, method, rules, recorder, given, prompts, space),
+            *(arguments.max_frames, arguments.realtime),
+        )
     finally:
         method.close()
     if given is not None and given.unused:
         print(
             f'{arguments.detections}: {len(given.unused)} of its frames are not in the recording'
         )
-    more: dict[str, Any] = {'method': arguments.method, 'device': method.device}
-    if prompts:
-        more['prompts'] = [dataclasses.asdict(answer) for answer in replay.answers]
     return more
 
 
@@ -223,15 +208,3 @@ def _through_ros(
     config = dataclasses.replace(config, method=arguments.method, chosen=chosen, stream=rules)
     figures = play(source, config, recorder, arguments.max_frames, prompts)
     return {'method': arguments.method, **figures}
-
-
-def _rate(source: Source) -> float:
-    """Frames per second by the first stamps of a recording."""
-    stamps: list[int] = []
-    for item in source:
-        if not isinstance(item.frame, ImageError):
-            stamps.append(item.frame.stamp_ns or item.arrived_ns)
-        if len(stamps) == 10:
-            break
-    span = stamps[-1] - stamps[0] if stamps else 0
-    return min(max((len(stamps) - 1) * 1e9 / span, 1.0), 120.0) if span > 0 else 10.0

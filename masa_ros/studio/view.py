@@ -125,6 +125,7 @@ class View:
         if before is None:
             self._fit()
         self.mark()
+        self.follow()  # not only at the next tick
 
     def offer(self, mask: Mask | None) -> None:
         """Outline something that may be meant."""

@@ -5,11 +5,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from masa_ros import cluster, options
+from masa_ros.cluster import ClusterConfig
 from masa_ros.errors import ConfigError, SourceError
+from masa_ros.options import group
 
 if TYPE_CHECKING:
     from masa_ros.training.proposals import Entry
@@ -22,6 +26,13 @@ COMMON = (
     *('images', 'proposals', 'output', 'model', 'weights', 'device', 'steps', 'minutes'),
     *('evaluate_every', 'resume'),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class SpreadOptions:
+    """The options of training on a cluster; --workers is another one here."""
+
+    cluster: ClusterConfig = group(ClusterConfig, 'cluster.')
 
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
@@ -108,6 +119,10 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument('--threads', type=int, default=0, help='of torch; 0: its own choice')
     parser.add_argument('--seed', type=int, default=0, help='of all that is random (%(default)s)')
     parser.add_argument('--resume', action='store_true', help='go on from the checkpoint')
+    parser.add_argument(
+        '--spread', action='store_true', help='in --cluster-workers processes of a Ray cluster'
+    )
+    options.add_arguments(parser.add_argument_group('cluster, with --spread'), SpreadOptions)
 
 
 def add_sources(parser: argparse.ArgumentParser, about_proposals: str) -> None:
@@ -183,6 +198,14 @@ def mine_library(photos: list[Path], known: Mapping[Path, Entry], library: Path)
 
 def run(arguments: argparse.Namespace) -> int:
     """Look for whole objects, then train on scenes made of them."""
+    if arguments.spread:
+        config = options.from_arguments(SpreadOptions, arguments).cluster
+        arguments.spread = False
+        arguments.output = arguments.output.absolute()
+        arguments.images = [path.absolute() for path in arguments.images]
+        arguments.proposals = [path.absolute() for path in arguments.proposals]
+        cluster.together(_Part(arguments), config, arguments.output)
+        return 0
     import torch
 
     from masa_ros.models.devices import choose_device
@@ -193,6 +216,17 @@ def run(arguments: argparse.Namespace) -> int:
     with parallel.started(str(choose_device(arguments.device))) as device:
         _train(arguments, device)
     return 0
+
+
+class _Part:
+    """One process of several that Ray Train started."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+
+    def __call__(self, device: str) -> None:
+        self._arguments.device = device
+        run(self._arguments)
 
 
 def _train(arguments: argparse.Namespace, device: str) -> None:

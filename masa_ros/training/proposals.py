@@ -11,10 +11,8 @@ recording. SA-1B's own files and any COCO instance file are read too.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,22 +20,19 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from masa_ros.detectors.everything import EverythingConfig, EverythingDetector
 from masa_ros.detectors.masa import MasaDetector
 from masa_ros.detectors.masa_options import DetectorConfig
 from masa_ros.errors import ConfigError, SourceError
 from masa_ros.evaluation.fields import key, listed, member, read_json, short, text, whole
-from masa_ros.masks import coco_rle, crop, pixels_from_coco
+from masa_ros.masks import crop, pixels_from_coco
 from masa_ros.models.files import SAM_FILES
 from masa_ros.tracking.geometry import ious
-from masa_ros.training.cutouts import read_image
 from masa_ros.training.views import Known
 from masa_ros.types import Frame, Mask
 
 Image = NDArray[np.uint8]
-_A_FILE = 100  # images
 SAME, _LINKED = 0.6, 0.4  # overlap (IoU) of boxes that mean one object, of it in the next frame
 
 
@@ -428,70 +423,3 @@ def extract_frames(videos: Sequence[Path], output: Path, every: int) -> list[Pat
 
 Locate = Callable[[Image, Path], list[Proposal]]
 """What finds proposals in an image (H, W, 3) uint8 RGB that was read from a file."""
-
-
-def write_proposals(
-    files: Sequence[Path], root: Path, output: Path, locate: Locate, what: str
-) -> tuple[int, list[str]]:
-    """Write proposals of images to ``output``, a file for every hundred; finished ones are kept.
-
-    Returns
-    -------
-    Number of instances in the files written now, and names of images that cannot be read.
-
-    """
-    output.mkdir(parents=True, exist_ok=True)
-    count, unreadable = 0, []
-    starts = range(0, len(files), _A_FILE)
-    bar = tqdm(total=len(files), unit='image', disable=not sys.stderr.isatty())
-    for start in starts:
-        target = output / f'proposals-{start // _A_FILE:05d}.json'
-        part = files[start : start + _A_FILE]
-        if target.is_file():
-            bar.update(len(part))
-            continue
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for number, file in enumerate(part, start + 1):
-            bar.update()
-            image = read_image(file)
-            if image is None:
-                unreadable.append(str(file.relative_to(root)))
-                continue
-            height, width = image.shape[:2]
-            name = str(file.relative_to(root))
-            images.append({'id': number, 'file_name': name, 'height': height, 'width': width})
-            for proposal in locate(image, file):
-                made = _annotation(proposal, height, width)
-                place = {'id': start * 1000 + len(annotations) + 1, 'image_id': number}
-                annotations.append({**place, **made})
-        document = {
-            'info': {'description': what},
-            'images': images,
-            'categories': [{'id': 1, 'name': 'object'}],
-            'annotations': annotations,
-        }
-        temporary = target.with_suffix('.part')
-        temporary.write_text(json.dumps(document))
-        temporary.replace(target)
-        count += len(annotations)
-    bar.close()
-    return count, unreadable
-
-
-def _annotation(proposal: Proposal, height: int, width: int) -> dict[str, Any]:
-    """Return a proposal as COCO has it."""
-    x0, y0, x1, y1 = (round(float(value), 1) for value in proposal.box)
-    made: dict[str, Any] = {
-        'category_id': 1,
-        'bbox': [x0, y0, round(x1 - x0, 1), round(y1 - y0, 1)],
-        'area': round((x1 - x0) * (y1 - y0), 1),
-        'score': round(proposal.score, 4),
-        'iscrowd': int(proposal.doubtful),
-    }
-    if proposal.mask is not None:
-        made['segmentation'] = coco_rle(proposal.mask, height, width)
-        made['area'] = int(proposal.mask.counts[1::2].sum())
-    if proposal.track_id:
-        made['track_id'] = proposal.track_id
-    return made
