@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import socket
 import warnings
@@ -21,6 +22,7 @@ from masa_ros.studio.recorded import Settings
 
 # As of replay: the same images, the same tracks.
 _DEFAULTS = {'runtime': 'eager', 'warm_start': False}
+_NICE = 10  # lower than the priority of a node
 COMMON = (
     *('source', 'ros', 'node', 'camera', 'host', 'port', 'open', 'prompts', 'topic'),
     *('method', 'model', 'device'),
@@ -94,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         from masa_ros.studio.live import open_live
 
         live = open_live(arguments.node, arguments.camera)
+        os.nice(_NICE)  # who looks waits for the robot, not the robot for who looks
     studio = Studio(settings, live, arguments.node if arguments.ros else '')
     largest = max(arguments.largest, 1) << 20
     try:
