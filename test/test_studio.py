@@ -206,6 +206,24 @@ def test_options_change_at_once_or_let_all_be_tracked_again(player):
     assert 'clip_frames' in {field.name for field in lane.fields()}
 
 
+def test_options_hold_from_the_image_on_that_they_were_set_at(player):
+    lane = player.lanes[0]
+    go(player, 3)
+    lane.ask(lane.shown, pointing(middle(RED, 3)))
+    go(player, 8)
+    lane.keep_only([1])  # and find: nothing, which it was before
+    lane.change({'held_frames': 5})
+    go(player, 1)
+    lane.ask(lane.shown, pointing(middle(BLUE, 1)))  # all is tracked again
+    values = {field.name: field.value for field in lane.fields()}
+    assert values['held_frames'] == 5, 'what is set is not forgotten'
+    go(player, 10)
+    assert sorted(lane.shown.result.tracks.track_ids.tolist()) == [1, 2]
+    lane.track_again()
+    until(lambda: lane.shown and lane.shown.number == 10)
+    assert sorted(lane.shown.result.tracks.track_ids.tolist()) == [1, 2]
+
+
 def test_two_ways_are_compared_image_by_image(player):
     studio = Studio(settings())
     studio.player = player

@@ -74,7 +74,7 @@ class Page:
         self._busy = False
         self._views: list[View] = []
         self._version = -1
-        self._sliding = False
+        self._sliding, self._tab = False, 'Objects'
         ui.colors(primary='#2b6cb0')
         with ui.header().classes('items-center py-2 gap-4'):
             ui.label('masa_ros studio').classes('text-lg font-bold')
@@ -295,7 +295,8 @@ class Page:
                 n: ui.tab(n).props(f'aria-label="tab {n}"')
                 for n in ('Objects', 'Options', 'Health', 'Files')
             }
-        with ui.tab_panels(tabs, value='Objects' if lanes else 'Files') as panels:
+        tab = self._tab if lanes else 'Files'
+        with ui.tab_panels(tabs, value=tab, on_change=self._turn) as panels:
             panels.classes('w-full')
             if lanes:
                 lane = lanes[self._chosen]
@@ -309,7 +310,9 @@ class Page:
                     self._health = Health(lanes)
             with ui.tab_panel(named['Files']).classes('p-1'):
                 self._files()
-        self._tabs = panels
+
+    def _turn(self, event: events.ValueChangeEventArguments) -> None:
+        self._tab = str(event.value)
 
     def _which(self, lanes: Any) -> None:
         """Let somebody choose which of two lanes is meant."""
@@ -395,7 +398,7 @@ class Page:
         done = await in_thread(lambda: self._studio.take(path, name))
         if done is not None:
             ui.notify(done, type='positive')
-        if path.suffix == '.json':
+        if done is None or path.suffix == '.json':
             path.unlink()
 
     # As time goes by
@@ -422,13 +425,13 @@ class Page:
             return
         name = f'object {self._selected}' if self._selected else 'a new object'
         self._target.text = '' if self._tool == 'select' else f'for {name}'
-        if self._tabs.value == 'Objects':
+        if self._tab == 'Objects':
             self._objects.update()
 
     def _measure(self) -> None:
         if self._views and all(view.attentive for view in self._views):
             self._health.measure()
-            if self._tabs.value == 'Health':
+            if self._tab == 'Health':
                 self._health.update()
 
 

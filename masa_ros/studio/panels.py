@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -337,8 +339,12 @@ async def in_thread(job: Callable[[], Any]) -> Any:
     """Do something in another thread, and show what goes wrong; see ``Do``."""
     try:
         return await run.io_bound(job)
+    except concurrent.futures.TimeoutError:
+        text = 'it takes too long'
     except (MasaError, OSError, ValueError) as error:
-        ui.notify(str(error), type='negative', multi_line=True, timeout=8000)
-    except TimeoutError:
-        ui.notify('it takes too long', type='negative')
+        text = str(error)
+    except Exception as error:  # must be told too
+        traceback.print_exc()
+        text = f'a mistake in the program: {type(error).__name__}: {error}'
+    ui.notify(text, type='negative', multi_line=True, timeout=8000)
     return None

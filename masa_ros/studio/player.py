@@ -318,7 +318,7 @@ class PlayedLane:
 
     def track_again(self) -> None:
         """Track all again, from the first image on."""
-        self._player.do(self.recorded.restart)
+        self._player.do(self.recorded.track_again)
 
     def notices(self) -> list[Notice]:
         """See ``Lane``."""

@@ -90,6 +90,8 @@ class Recorded:
         self.prompts: list[RecordedPrompt] = []
         self._removed: list[tuple[int, frozenset[int]]] = []
         self._named: list[tuple[int, int, str]] = [] if reading is None else reading.named
+        self._begun_with = settings  # what holds from the first image on
+        self._set: list[tuple[int, Settings]] = []  # and what from later ones
         self._awaited: list[_Awaited] = []
         self._problems: collections.deque[str] = collections.deque(maxlen=_TOLD)
         self.history = History(pictures, self.catalogue, self.figures)
@@ -98,6 +100,8 @@ class Recorded:
     def restart(self) -> None:
         """Forget all tracks and begin with the first image again; what was asked for stays."""
         self._stop_reading()
+        if self._set:
+            self._use(self._begun_with)
         self.history.close()
         self.catalogue.clear()
         self.history = History(self._pictures, self.catalogue, self.figures)
@@ -106,6 +110,12 @@ class Recorded:
         self._images = iter(self._source)
         self._head = -1
         self.ended = False
+
+    def track_again(self) -> None:
+        """Begin with the first image again; options that were set since hold from there on."""
+        self._begun_with, self._set = self.settings, []
+        self._abandon()
+        self.restart()
 
     @property
     def title(self) -> str:
@@ -148,6 +158,15 @@ class Recorded:
         for frame, track_id, name in self._named:
             if frame == index:
                 self._call(track_id, name)
+        for frame, settings in self._set:
+            if frame == index:
+                self._use(settings)
+
+    def _use(self, settings: Settings) -> None:
+        """Let options that are live hold from now on."""
+        self.method.configure(settings.chosen)
+        self._stream.config = settings.stream
+        self.settings = settings
 
     def problem(self, text: str) -> None:
         """Note what went wrong, to be told."""
@@ -186,6 +205,8 @@ class Recorded:
             self.prompts = [p for n, p in enumerate(self.prompts) if n not in later]
             self._removed = [each for each in self._removed if each[0] <= index]
             self._named = [each for each in self._named if each[0] <= index]
+            # What is set now is what somebody wants: from here on at the latest.
+            self._set = [(min(frame, index), settings) for frame, settings in self._set]
             self.prompts.append(RecordedPrompt(index, prompt))
             self._abandon()
             self._awaited = [_Awaited(len(self.prompts) - 1, index, answer)]
@@ -290,17 +311,15 @@ class Recorded:
         settings = options.build(Settings, before | dict(values))
         live = {each.name for each in options.listed(Settings, before) if each.live}
         if settings.method == self.settings.method and set(values) <= live:
-            self.method.configure(settings.chosen)
-            self._stream.config = settings.stream
-            self.settings = settings
+            self._use(settings)
+            self._set.append((self._head, settings))
             return False
         method = methods.load(settings.method, settings.chosen, print)
         self.method.close()
         self.method, self.settings = method, settings
         known = method.accepts
         self.prompts = [each for each in self.prompts if each.prompt.kinds <= known]
-        self._abandon()
-        self.restart()
+        self.track_again()
         return True
 
     def notices(self) -> list[Notice]:
