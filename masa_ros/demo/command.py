@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         ('model, device', f'{summary["model"]}, {summary["device"]}'),
     )
     print('\n'.join(f'  {name:<18} {value}' for name, value in rows))
-    _say(f'look at {output}/overlay.mp4')
+    _say(f'look at {output}/overlay.mp4, or click in it: masa_ros studio {output}/recording.mcap')
     return 0
 
 
