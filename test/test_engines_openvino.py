@@ -124,6 +124,31 @@ def real(monkeypatch):
     return runtimes.RUNTIMES['openvino']
 
 
+@pytest.mark.parametrize('kind', ['gpu', 'npu'])
+@pytest.mark.parametrize('found', [('CPU',), ('CPU', 'GPU.0', 'GPU.1', 'NPU')])
+def test_other_processors_are_asked_for_by_their_names(monkeypatch, kind, found):
+    class Core:
+        available_devices = found
+
+        def get_property(self, name, what):
+            return 'a processor'
+
+    class Module:
+        pass
+
+    Module.Core = Core
+    monkeypatch.setattr(OpenVINO, 'missing', openvino_missing)
+    monkeypatch.setattr('masa_ros.engines.openvino._module', lambda: Module)
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: object())
+    name = f'openvino_{kind}'
+    if len(found) > 1:
+        assert [each.name for each in runtimes.choose(name, 'cpu')] == [name]
+    else:
+        with pytest.raises(ConfigError, match=f'finds no {kind.upper()}; there are: CPU'):
+            runtimes.choose(name, 'cpu')
+    assert name not in [each.name for each in runtimes.choose('auto', 'cpu')]
+
+
 class TestOpenVINO:
     """Real engines of small networks, and of a detector."""
 
@@ -385,7 +410,7 @@ def test_auto_without_openvino_is_eager_at_once(monkeypatch, tmp_path):
     assert not engines.busy and not engines.failed and engines.status == 'eager'
     with pytest.raises(ConfigError, match='the package openvino is not installed'):
         runtimes.choose('openvino', 'cpu')
-    with pytest.raises(ConfigError, match='OpenVINO is for the CPU'):
+    with pytest.raises(ConfigError, match='OpenVINO is for Intel and Arm processors'):
         runtimes.choose('openvino', 'cuda:0')
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO: a stage exported whole, converted and run by OpenVINO's plugin for CPUs.
+"""OpenVINO: a stage exported whole, converted and run by one of OpenVINO's plugins.
 
 What is kept is OpenVINO's intermediate representation (IR): the graph as XML and the weights, one
 behind the other. It is data in a documented format, read without unpickling, and compiled for
@@ -25,23 +25,38 @@ from masa_ros.errors import EngineError
 from masa_ros.models.stages import Run, Stage
 
 _LENGTH = 8  # bytes that tell how long the XML is
-_DEVICE = 'CPU'
 
 
 class OpenVINO:
-    """See ``masa_ros.engines.runtimes.Runtime``."""
+    """See ``masa_ros.engines.runtimes.Runtime``.
 
-    name = 'openvino'
+    Parameters
+    ----------
+    name: of the runtime.
+    processor: by OpenVINO's name: CPU, or an Intel GPU or NPU beside it. What is between the
+        stages runs on the CPU.
+
+    """
+
     keeps = True
 
+    def __init__(self, name: str = 'openvino', processor: str = 'CPU') -> None:
+        self.name, self._processor = name, processor
+
     def missing(self, device: str) -> str:
-        """Look for a CPU and the package."""
+        """Look for the processor and the package."""
         if device != 'cpu':
-            return 'OpenVINO is for the CPU here'
+            return f'OpenVINO is for Intel and Arm processors; device: cpu, not {device}'
         if importlib.util.find_spec('openvino') is None:
             return 'the package openvino is not installed'
         try:
-            _module().Core().get_property(_DEVICE, 'FULL_DEVICE_NAME')
+            core = _module().Core()
+            kinds = {name.partition('.')[0] for name in core.available_devices}
+            if self._processor not in kinds:
+                return (
+                    f'OpenVINO finds no {self._processor}; there are: {", ".join(sorted(kinds))}'
+                )
+            core.get_property(self._processor, 'FULL_DEVICE_NAME')
         except Exception as error:  # a library that does not fit, a processor it does not know
             return f'openvino cannot be used ({first_line(error)})'
         return ''
@@ -52,7 +67,7 @@ class OpenVINO:
 
     def lower(self, device: str) -> str:
         """Return 'bf16' where the processor multiplies bfloat16; elsewhere it would be slower."""
-        known = _module().Core().get_property(_DEVICE, 'OPTIMIZATION_CAPABILITIES')
+        known = _module().Core().get_property(self._processor, 'OPTIMIZATION_CAPABILITIES')
         return 'bf16' if 'BF16' in known else ''
 
     def build(self, stage: Stage, inputs: Sequence[Tensor]) -> bytes:
@@ -86,27 +101,28 @@ class OpenVINO:
 
     def load(self, stage: Stage, data: bytes, dtype: torch.dtype, device: str) -> Run:
         """Compile for this processor; see ``Runtime.load``."""
-        return _Engine(stage, data, dtype)
+        return _Engine(stage, data, dtype, self._processor)
 
 
 class _Engine:
-    """A compiled model, run by as many threads as PyTorch takes; for one thread at a time."""
+    """A compiled model, on a CPU run by as many threads as PyTorch takes; for one at a time."""
 
-    def __init__(self, stage: Stage, data: bytes, dtype: torch.dtype) -> None:
+    def __init__(self, stage: Stage, data: bytes, dtype: torch.dtype, processor: str) -> None:
         openvino = _module()
         self.stage, self.dtype, self._openvino = stage, dtype, openvino
         end = _LENGTH + int.from_bytes(data[:_LENGTH], 'little')
-        options = {
+        options: dict[str, Any] = {
             # As the graph is typed: left alone, the plugin takes bfloat16 on a processor that has
             # it, also for the positions of samples, which it cannot tell apart.
             'INFERENCE_PRECISION_HINT': 'f32',
             'PERFORMANCE_HINT': 'LATENCY',
-            'INFERENCE_NUM_THREADS': torch.get_num_threads(),
         }
+        if processor == 'CPU':
+            options['INFERENCE_NUM_THREADS'] = torch.get_num_threads()
         try:
             core = openvino.Core()
             model = core.read_model(data[_LENGTH:end], data[end:])
-            compiled = core.compile_model(model, _DEVICE, options)
+            compiled = core.compile_model(model, processor, options)
         except Exception as error:
             raise EngineError(
                 f'{stage.name}: OpenVINO does not accept the engine: {_last_line(error)}'

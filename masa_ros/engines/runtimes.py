@@ -145,7 +145,12 @@ class _Compiled(Eager):
 
 
 RUNTIMES: dict[str, Runtime] = {
-    runtime.name: runtime for runtime in (TensorRT(), OpenVINO(), CompileRuntime(), EagerRuntime())
+    runtime.name: runtime
+    for runtime in (
+        *(TensorRT(), OpenVINO()),
+        *(OpenVINO('openvino_gpu', 'GPU'), OpenVINO('openvino_npu', 'NPU')),
+        *(CompileRuntime(), EagerRuntime()),
+    )
 }
 """All runtimes, the fastest on a GPU first."""
 
