@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import secrets
 import socket
 import warnings
@@ -22,7 +21,6 @@ from masa_ros.studio.recorded import Settings
 
 # As of replay: the same images, the same tracks.
 _DEFAULTS = {'runtime': 'eager', 'warm_start': False}
-_NICE = 10  # lower than the priority of a node
 COMMON = (
     *('source', 'ros', 'node', 'camera', 'host', 'port', 'open', 'prompts', 'topic'),
     *('method', 'model', 'device'),
@@ -96,7 +94,6 @@ def run(arguments: argparse.Namespace) -> int:
         from masa_ros.studio.live import open_live
 
         live = open_live(arguments.node, arguments.camera)
-        os.nice(_NICE)  # who looks waits for the robot, not the robot for who looks
     studio = Studio(settings, live, arguments.node if arguments.ros else '')
     largest = max(arguments.largest, 1) << 20
     try:
