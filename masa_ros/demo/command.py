@@ -30,7 +30,7 @@ from masa_ros.recordings.sources import BagSource, Item
 from masa_ros.recordings.tracks_file import read_tracks, write_tracks
 
 COMMON = ('output', 'method', 'model', 'device')
-ABSENT = 'only those of what is chosen exist: --method, --detector, ...'
+ABSENT = methods.ABSENT
 
 T = TypeVar('T')
 

@@ -21,9 +21,6 @@ from masa_ros.evaluation.truth import check_tracks, read_truth
 from masa_ros.recordings.sources import Source, frames_of, images_of, open_source
 from masa_ros.recordings.tracks_file import TrackedFrame, read_tracks
 
-# No two runs agree when engines are put to use in the middle of one.
-_DEFAULTS = {'runtime': 'eager', 'warm_start': False}
-
 COMMON = (
     *('tracks', 'ground_truth', 'palindrome', 'fleet', 'output', 'page', 'images'),
     'max_frames',
@@ -85,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     if any(each.startswith(('--help', '-h', '--pal')) for each in arguments):
         from masa_ros import methods  # needs torch, which the rest does not
 
-        methods.add_arguments(parser, arguments, _DEFAULTS)
+        methods.add_arguments(parser, arguments, methods.REPEATABLE)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -23,15 +23,13 @@ from masa_ros.methods import METHODS
 from masa_ros.recordings.fleet_folder import FleetFolder, write_text
 from masa_ros.streams.stream import StreamConfig
 
-# No two runs agree when engines are put to use in the middle of one.
-_DEFAULTS = {'runtime': 'eager', 'warm_start': False}
 _SHOWN = 20  # recordings that failed whose reasons are printed
 
 COMMON = (
     *('sources', 'output', 'address', 'workers', 'worker_cpus', 'worker_gpus', 'ground_truth'),
     *('text', 'topic', 'overlay', 'method', 'model', 'device'),
 )
-ABSENT = 'only those of what is chosen exist: --method, --detector, ...'
+ABSENT = methods.ABSENT
 
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
@@ -77,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         help='write the points that tracks are followed by to tracks.json: sam_pt',
     )
     options.add_arguments(parser.add_argument_group('cluster'), cluster.ClusterConfig)
-    methods.add_arguments(parser, arguments, _DEFAULTS)
+    methods.add_arguments(parser, arguments, methods.REPEATABLE)
     options.add_arguments(parser.add_argument_group('stream'), StreamConfig)
 
 

@@ -24,8 +24,19 @@ METHODS: dict[str, type[Method[Any]]] = {
     'sam_pt': SamPt,
 }
 
+REPEATABLE: Mapping[str, Any] = {'runtime': 'eager', 'warm_start': False}
+"""Defaults of commands that give the same every time.
+
+No two runs agree when engines are put to use in the middle of one.
+"""
+
+ABSENT = 'only those of what is chosen exist: --method, --detector, ...'
+"""Why an option of a method may not be there, for the command line."""
+
 __all__ = [
+    'ABSENT',
     'METHODS',
+    'REPEATABLE',
     'Log',
     'Method',
     'Session',

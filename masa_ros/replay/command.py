@@ -22,14 +22,11 @@ from masa_ros.replay.recording import Output, record, track_here
 from masa_ros.replay.space import RecordedSpace, SpaceOptions
 from masa_ros.streams.stream import StreamConfig
 
-# No two runs agree when engines are put to use in the middle of one.
-_DEFAULTS = {'runtime': 'eager', 'warm_start': False}
-
 COMMON = (
     *('source', 'output', 'ground_truth', 'detections', 'prompts', 'text', 'topic'),
     *('max_frames', 'realtime', 'no_overlay', 'method', 'model', 'device'),
 )
-ABSENT = 'only those of what is chosen exist: --method, --detector, ...'
+ABSENT = methods.ABSENT
 
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
@@ -97,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         'the camera_info beside the image topic',
     )
     parser.add_argument('--no-overlay', action='store_true', help='write no overlay.mp4')
-    methods.add_arguments(parser, arguments, _DEFAULTS)
+    methods.add_arguments(parser, arguments, methods.REPEATABLE)
     options.add_arguments(parser.add_argument_group('stream'), StreamConfig)
     options.add_arguments(parser.add_argument_group('space, with --depth'), SpaceOptions)
 

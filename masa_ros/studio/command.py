@@ -19,13 +19,11 @@ from masa_ros.streams.stream import StreamConfig
 from masa_ros.studio.lane import Lane
 from masa_ros.studio.recorded import Settings
 
-# As of replay: the same images, the same tracks.
-_DEFAULTS = {'runtime': 'eager', 'warm_start': False}
 COMMON = (
     *('source', 'ros', 'node', 'camera', 'host', 'port', 'open', 'prompts', 'topic'),
     *('method', 'model', 'device'),
 )
-ABSENT = 'only those of what is chosen exist: --method, --detector, ...'
+ABSENT = methods.ABSENT
 
 
 def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
@@ -70,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument(
         '--fps', type=float, default=0.0, help='rate of a folder of images (its meta.json, or 10)'
     )
-    methods.add_arguments(parser, arguments, _DEFAULTS)
+    methods.add_arguments(parser, arguments, methods.REPEATABLE)
     options.add_arguments(parser.add_argument_group('stream'), StreamConfig)
 
 

@@ -298,8 +298,8 @@ class Recorded:
         values = options.values_of(self.settings)
         return [field_of(each, values[each.name]) for each in options.listed(Settings, values)]
 
-    def change(self, values: Mapping[str, Any]) -> bool:
-        """Set options; True where all is tracked again: what is not live needs that.
+    def change(self, values: Mapping[str, Any]) -> None:
+        """Set options; all is tracked again where one of them is not live.
 
         Raises
         ------
@@ -313,14 +313,13 @@ class Recorded:
         if settings.method == self.settings.method and set(values) <= live:
             self._use(settings)
             self._set.append((self._head, settings))
-            return False
+            return
         method = methods.load(settings.method, settings.chosen, print)
         self.method.close()
         self.method, self.settings = method, settings
         known = method.accepts
         self.prompts = [each for each in self.prompts if each.prompt.kinds <= known]
         self.track_again()
-        return True
 
     def notices(self) -> list[Notice]:
         """See ``Lane``."""
