@@ -352,6 +352,22 @@ class Instances:
         )
 
 
+class Expected(NamedTuple):
+    """Where tracks should be seen in an image, by who knows more than images tell.
+
+    Attributes
+    ----------
+    track_ids:
+        (N,) int64.
+    boxes:
+        (N, 4) float64, xyxy in pixels, inside the image or not.
+
+    """
+
+    track_ids: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+
+
 class Result(NamedTuple):
     """What a session says of one frame, which may be an earlier one than the last it was given.
 

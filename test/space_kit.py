@@ -21,7 +21,7 @@ NEAR, BEHIND = 2.0, 5.0  # metres: the disc, and all else
 WHERE = np.array([(70 - 159.5) / FOCAL * NEAR, (80 - 119.5) / FOCAL * NEAR, NEAR])
 
 
-class _Session(ToySession):
+class FollowingSession(ToySession):
     def update(self, frame, encoded, given=None):
         if not self._began:
             self._began = True
@@ -33,7 +33,7 @@ class Following(Toy):
     """Answers every frame at once."""
 
     def session(self, after=None):
-        return _Session(self, after)
+        return FollowingSession(self, after)
 
 
 def load(name, options, log):

@@ -20,7 +20,7 @@ from geometry_msgs.msg import TransformStamped
 from masa_ros.msg import TrackedInstance3D
 from ros_harness import SECOND, Harness
 from sensor_msgs.msg import CameraInfo, CompressedImage, PointCloud2, PointField
-from space_kit import BEHIND, FOCAL, NEAR, WHERE, load, metres, scene, space
+from space_kit import BEHIND, FOCAL, NEAR, WHERE, FollowingSession, load, metres, scene, space
 from visualization_msgs.msg import MarkerArray
 
 from masa_ros.errors import ConfigError
@@ -188,6 +188,34 @@ def test_positions_in_a_frame_that_stands_still_and_objects_sent_to_tf2(tf2):
         assert sent.child_frame_id == 'masa_tracker/1'
         assert sent.header.frame_id == 'camera_optical_frame'
         assert sent.transform.translation.z == pytest.approx(NEAR, abs=0.01)
+
+
+def test_tracks_are_looked_for_where_they_must_be_seen_from_where_the_camera_is_now(
+    tf2, monkeypatch
+):
+    told = []
+    monkeypatch.setattr(
+        *(FollowingSession, 'expect', lambda self, expected: told.append(expected)), raising=False
+    )
+    tf2.known['map', 'camera_optical_frame'] = ((1, 2, 3), (0, 0, 0, 1))
+    with space(**{'space.target_frame': 'map'}) as node:
+        is_measured(node.place())
+        tf2.known['map', 'camera_optical_frame'] = ((1.1, 2, 3), (0, 0, 0, 1))
+        seen = node.place(shift=-15)
+        (track,) = node.tracks[-1].instances
+        left = track.x_min
+        assert told[-1].track_ids.tolist() == [only(seen).track_id]
+        assert told[-1].boxes[0, 0] == pytest.approx(left, abs=1.5), '0.1 m are 15 pixels there'
+        assert node.until(lambda: node.report('space_place_known') == str(len(told)), 5)
+        tf2.known.clear()  # that costs the image nothing
+        node.place(shift=-15)
+        assert node.until(lambda: node.report('space_place_unknown') == '1', 5)
+    count = len(told)
+    tf2.known['map', 'camera_optical_frame'] = ((1, 2, 3), (0, 0, 0, 1))
+    with space(**{'space.target_frame': 'map', 'space.place_3d': False}) as node:
+        is_measured(node.place())
+        node.place()
+    assert len(told) == count
 
 
 def test_without_a_transform_there_is_a_position_but_no_motion(tf2):

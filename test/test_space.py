@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Positions in space from masks and depth, on scenes whose depth is known exactly."""
 
+import contextlib
 import importlib
 import struct
 from pathlib import Path
@@ -18,6 +19,7 @@ from masa_ros.space.cameras import Camera
 from masa_ros.space.config import EstimateConfig, FilterConfig
 from masa_ros.space.estimate import Estimate, Reason, estimate, mask_of_box
 from masa_ros.space.motion import Motions
+from masa_ros.space.rvl import decode as decode_rvl
 from masa_ros.types import Mask
 
 MATRIX = np.array([[300.0, 0, 159.5], [0, 310.0, 119.5], [0, 0, 1]])
@@ -40,9 +42,32 @@ def image(pixels, encoding, big=False, padding=0):
     )
 
 
-def compressed(pixels, kind, parameters=(0.0, 0.0)):
-    data = struct.pack('<iff', 0, *parameters) + cv2.imencode('.png', pixels)[1].tobytes()
-    return SimpleNamespace(format=f'{kind}; compressedDepth png', data=data)
+def rvl(pixels):
+    """RVL as its paper describes it, number by number."""
+    numbers, before, rest = [], 0, pixels.ravel().astype(int).tolist()
+    while rest:
+        empty = next((i for i, value in enumerate(rest) if value), len(rest))
+        full = next((i for i, value in enumerate(rest[empty:]) if not value), len(rest) - empty)
+        numbers += [empty, full]
+        for value in rest[empty : empty + full]:
+            off, before = value - before, value
+            numbers.append(2 * off if off >= 0 else -2 * off - 1)
+        rest = rest[empty + full :]
+    nibbles = ''
+    for number in numbers:
+        while number > 7:
+            nibbles += f'{8 + number % 8:x}'
+            number //= 8
+        nibbles += f'{number:x}'
+    nibbles += '0' * (-len(nibbles) % 8)
+    words = [int(nibbles[i : i + 8], 16) for i in range(0, len(nibbles), 8)]
+    return struct.pack(f'<II{len(words)}I', *pixels.shape[::-1], *words)
+
+
+def compressed(pixels, kind, parameters=(0.0, 0.0), form='png'):
+    data = rvl(pixels) if form == 'rvl' else cv2.imencode('.png', pixels)[1].tobytes()
+    data = struct.pack('<iff', 0, *parameters) + data
+    return SimpleNamespace(format=f'{kind}; compressedDepth {form}', data=data)
 
 
 def disc(centre, radius, shape=CAMERA.shape):
@@ -99,15 +124,16 @@ def test_both_encodings_are_read_in_metres(big, padding):
     np.testing.assert_allclose(tenths, metres, rtol=1e-6)
 
 
-def test_compressed_depth_of_both_kinds_is_read():
+@pytest.mark.parametrize('form', ['png', 'rvl'])
+def test_compressed_depth_of_both_kinds_is_read(form):
     millimetres = np.array([[0, 500], [1234, 65535]], np.uint16)
-    made = depths.depth_from_compressed(compressed(millimetres, '16UC1'))
+    made = depths.depth_from_compressed(compressed(millimetres, '16UC1', form=form))
     np.testing.assert_allclose(made, millimetres / 1000, rtol=1e-6)
     metres = np.array([[0.4, 1.0], [2.5, 9.0]], np.float32)
     a, b = 10.0 * 11 * 100, 1 - 110.0  # as compressed_depth_image_transport: z = a / (value - b)
     values = (a / metres + b).round().astype(np.uint16)
     values[0, 0] = 0
-    made = depths.depth_from_compressed(compressed(values, '32FC1', (a, b)))
+    made = depths.depth_from_compressed(compressed(values, '32FC1', (a, b), form))
     assert np.isnan(made[0, 0])
     np.testing.assert_allclose(made[values > 0], metres[values > 0], rtol=0.001)
 
@@ -115,9 +141,10 @@ def test_compressed_depth_of_both_kinds_is_read():
 @pytest.mark.parametrize(
     'change, words',
     [
-        ({'format': '16UC1; compressedDepth rvl', 'data': bytes(40)}, 'RVL'),
+        ({'format': '16UC1; compressedDepth rvl', 'data': bytes(40)}, '0 x 0 pixels'),
+        ({'format': '16UC1; compressedDepth', 'data': bytes(40)}, 'neither PNG nor RVL'),
         ({'format': '8UC1; compressedDepth'}, '8UC1'),
-        ({'data': b''}, 'no PNG'),
+        ({'data': b''}, 'is empty'),
         ({'data': bytes(12) + b'\x89PNGgarbage'}, '16 bits|decoded'),
     ],
 )
@@ -125,6 +152,25 @@ def test_compressed_depth_that_cannot_be_read_is_refused(change, words):
     message = compressed(np.ones((4, 4), np.uint16), '16UC1')
     with pytest.raises(ImageError, match=words):
         depths.depth_from_compressed(SimpleNamespace(**(vars(message) | change)))
+
+
+def test_rvl_of_any_image_is_read_and_damaged_bytes_are_refused():
+    chance = np.random.default_rng(0)
+    pixels = np.linspace(600, 4000, 64)[None] + chance.normal(0, 30, (48, 64))
+    pixels[chance.random(pixels.shape) < 0.1] = 0
+    rough = chance.integers(0, 65536, (7, 9))
+    for each in (pixels, np.zeros((3, 5)), np.full((3, 5), 65535), rough):
+        each = each.astype(np.uint16)
+        np.testing.assert_array_equal(decode_rvl(rvl(each)), each)
+    whole = rvl(pixels.astype(np.uint16))
+    for end in range(0, len(whole) - 4, 40):
+        with pytest.raises(ImageError):
+            decode_rvl(whole[:end])
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[chance.integers(len(whole))] = chance.integers(256)
+        with contextlib.suppress(ImageError):
+            decode_rvl(bytes(damaged))
 
 
 def test_colour_is_no_depth():

@@ -14,7 +14,7 @@ from masa_ros.streams.classes import ClassNames
 from masa_ros.streams.matching import Matcher
 from masa_ros.streams.numbering import Numbering
 from masa_ros.streams.stream import Refused, Stream, StreamConfig
-from masa_ros.types import Frame, Instances, Mask, Prompt, Result, TrackState
+from masa_ros.types import Expected, Frame, Instances, Mask, Prompt, Result, TrackState
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -185,6 +185,23 @@ def test_numbers_are_never_given_twice():
     assert right.number(np.arange(1, 4)).tolist() == [2, 4, 6]
     left.begin_session()
     assert left.number(np.array([1])).tolist() == [7]
+
+
+def test_sessions_that_make_use_of_it_are_told_where_their_tracks_should_be():
+    class Told(Scripted):
+        told = None
+
+        def expect(self, expected):
+            self.told = expected
+
+    places = Expected(np.array([5, 7, 6]), np.arange(12.0).reshape(3, 4))
+    for method in (Scripted(), Told()):
+        stream = Stream(method, numbering=Numbering(first=5, step=2))
+        stream.track(frame(SECOND))
+        stream.update(stream.admit(frame(2 * SECOND)), None, expected=places)
+        assert len(method.shown) == 2
+    assert method.told.track_ids.tolist() == [1, 0, 0], 'as the session counts; others are none'
+    np.testing.assert_array_equal(method.told.boxes, places.boxes)
 
 
 def test_class_names_and_numbers_do_not_take_each_other():

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from masa_ros.types import Frame, Instances, Prompt, Result
+from masa_ros.types import Expected, Frame, Instances, Prompt, Result
 
 E = TypeVar('E')
 """What a method makes of a frame in the costly, stateless part; nobody else looks inside."""
@@ -74,6 +74,15 @@ class Session(Protocol[_In]):
 
     def figures(self) -> Mapping[str, Any]:
         """Return what diagnostics tell: sizes of memories, counts of what was refused."""
+        ...
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """A session that makes use of where its tracks should be seen; others need not."""
+
+    def expect(self, expected: Expected) -> None:
+        """Take where tracks, by the session's ids, should be seen in the next frame."""
         ...
 
 

@@ -74,7 +74,7 @@ class Camera:
         self._last_accepted = -math.inf
         self.stream = Stream(method, config.stream, numbering, self.event)
         self._model = _model_of(method)
-        prefix = f'{name}/' if name else ''
+        prefix = name and f'{name}/'
         self.inputs = Inputs(
             *(node, prefix, config, statistics, self._accept),
             *(self._reject, self.event, self.fail),
@@ -106,10 +106,11 @@ class Camera:
         except Exception as error:
             # Those images are counted already, as processed.
             what = 'open images are not published'
-            if _is_mistake(error):
+            mistake, text = _judged(error)
+            if mistake:
                 self._mistake(error, what)
             else:
-                self.event('finish', f'{what}: {type(error).__name__}: {error}')
+                self.event('finish', f'{what}: {text}')
         if self.space is not None:
             self.space.close()
 
@@ -151,8 +152,8 @@ class Camera:
         except ImageError as error:
             self._reject(error.cause, f'image refused: {error}')
             return None
-        stamp_ns = messages.stamp_to_ns(message.header.stamp)
-        frame = Frame(pixels, stamp_ns, message.header.frame_id)
+        header = message.header
+        frame = Frame(pixels, messages.stamp_to_ns(header.stamp), header.frame_id)
         admitted = self.stream.admit(frame, arrival.arrived_ns)
         if isinstance(admitted, Refused):
             self._reject(*admitted)
@@ -181,9 +182,7 @@ class Camera:
         except PromptError:
             raise
         except Exception as error:
-            mistake = _is_mistake(error)
-            what = 'a mistake in the program' if mistake else 'the model failed'
-            text = f'{what}: {type(error).__name__}: {error}'
+            mistake, text = _judged(error)
             if mistake:
                 self._mistake(error)
             else:
@@ -199,7 +198,8 @@ class Camera:
             given = detections_from_msg(arrival.given, self.stream.classes)
         try:
             with self.statistics.timed('track'):
-                results = self.stream.update(frame, encoded, given)
+                expected = self.space.expected(frame) if self.space is not None else None
+                results = self.stream.update(frame, encoded, given, expected)
             with self.statistics.timed('publish'):
                 self.publish(results)
         except _SHUT_DOWN as error:
@@ -212,8 +212,8 @@ class Camera:
     def publish(self, results: Iterable[Result]) -> None:
         """Publish tracks, each under the header of its image."""
         for result in results:
-            info, embeddings = self.inputs.info, self.config.publish_embeddings
-            self.outputs.publish(result, self._model, embeddings, info)
+            embeddings = self.config.publish_embeddings
+            self.outputs.publish(result, self._model, embeddings, self.inputs.info)
             if self.space is not None:
                 self.space.offer(result)
             for listener in self._listeners:
@@ -236,9 +236,8 @@ class Camera:
 
     def fail(self, error: Exception) -> None:
         """Count an image on which the model failed, or the program by a mistake in it."""
-        mistake = _is_mistake(error)
-        what = 'a mistake in the program' if mistake else 'the model failed'
-        text = f'{self.topic}: {what}: {type(error).__name__}: {error}'
+        mistake, text = _judged(error)
+        text = f'{self.topic}: {text}'
         self.statistics.fail(text, mistake)
         self._warn('mistake' if mistake else 'model', text, error if mistake else None)
 
@@ -274,25 +273,26 @@ class Camera:
     def report(self, active: bool, waiting: int) -> DiagnosticArray:
         """Return what diagnostics say about this camera."""
         figures = self.statistics.report()
-        figures['waiting'] = waiting + self.inputs.waiting
         publishers = self._node.count_publishers(self.topic) if active else 0
-        figures |= {'publishers': publishers, 'topic': self.topic}
+        all_waiting = waiting + self.inputs.waiting
+        figures |= {'waiting': all_waiting, 'publishers': publishers, 'topic': self.topic}
         self.outputs.publish_ages(self.statistics.new_ages(), self.topic)
         level, text = self.statistics.level(self.config.silence_seconds, active)
         if active and level == DiagnosticStatus.OK and publishers > 1:
             level, text = DiagnosticStatus.WARN, f'{publishers} publishers on {self.topic}'
-        method = self.stream.method
-        figures |= {**method.describe(), **self.stream.figures()}
-        figures |= self.space.figures() if self.space is not None else {}
+        method, space = self.stream.method, self.space.figures() if self.space is not None else {}
+        figures |= {**method.describe(), **self.stream.figures(), **space}
         name = self._node.get_fully_qualified_name().lstrip('/')
         stamp = self._node.get_clock().now().to_msg()
         name = f'{name}: {self.name}' if self.name else name
         return diagnostics.status_message(stamp, name, method.device, level, text, figures)
 
 
-def _is_mistake(error: Exception) -> bool:
-    """Whether an error is neither one of torch nor one of the system: a mistake in the code."""
-    return not isinstance(error, (MasaError, RuntimeError, OSError, MemoryError))
+def _judged(error: Exception) -> tuple[bool, str]:
+    """Whether an error is a mistake in the code, not torch's or the system's; and its text."""
+    mistake = not isinstance(error, (MasaError, RuntimeError, OSError, MemoryError))
+    what = 'a mistake in the program' if mistake else 'the model failed'
+    return mistake, f'{what}: {type(error).__name__}: {error}'
 
 
 def _model_of(method: Method[Any]) -> str:

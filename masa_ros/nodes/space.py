@@ -10,7 +10,6 @@ position.
 from __future__ import annotations
 
 import collections
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +36,7 @@ from masa_ros.space.config import SpaceConfig
 from masa_ros.space.estimate import Estimate, Reason
 from masa_ros.space.locate import Locator, Place, View
 from masa_ros.streams.depth import DepthMatcher
-from masa_ros.types import Instances, Result
+from masa_ros.types import Expected, Frame, Instances, Result
 
 _KINDS: dict[str, type] = {'raw': Image, 'compressedDepth': CompressedImage, 'points': PointCloud2}
 _SHUT_DOWN = (rclpy_implementation.RCLError, rclpy_implementation.InvalidHandle)
@@ -61,6 +60,13 @@ class _Item(NamedTuple):
     number: int
     waiting: _Waiting
     depth: Any
+
+
+class _Known(NamedTuple):
+    """A camera, and what it was made of."""
+
+    numbers: Any
+    camera: Camera
 
 
 class _NoViewError(Exception):
@@ -107,7 +113,7 @@ class Space:
             round(config.slop * 1e9), config.wait
         )
         self._locator, self._transforms = Locator(config), Transforms(node)
-        self._cameras: dict[str, tuple[Any, Camera]] = {}
+        self._cameras: dict[str, _Known] = {}
         self._counts: collections.Counter[str] = collections.Counter()
         self._times_ms: collections.deque[float] = collections.deque(maxlen=_WINDOW)
         self._worker: NewestWorker[int, _Item] | None = None
@@ -208,6 +214,27 @@ class Space:
         except Exception as error:
             self._mistake(error)
 
+    def expected(self, frame: Frame) -> Expected | None:
+        """Return where tracks should be seen in an image; never raises and never waits."""
+        if not (self._config.place_3d and self._config.target_frame):
+            return None
+        known = self._cameras.get('image')
+        if known is None or known.camera.shape != frame.shape:
+            return None  # no position yet, or the thread of the positions says what is wrong
+        try:
+            to_target = self._transforms.at_once(
+                frame.frame_id, self._config.target_frame, frame.stamp_ns
+            )
+            made = self._locator.foresight.at(frame.stamp_ns, known.camera, to_target)
+        except LookupError:
+            self._counts['place_unknown'] += 1
+            return None
+        except Exception as error:
+            self._mistake(error)
+            return None
+        self._counts['place_known'] += 1
+        return made
+
     def _settle(self, add: Callable[[], list[tuple[_Waiting, Any]]]) -> None:
         behind, worker = 0, self._worker
         with self._lock:  # in the order of the images, whichever thread decides them
@@ -283,10 +310,7 @@ class Space:
             ) from error
         other = self._camera('depth', self._depth_info, False, depth.shape)
         transform = self._to_image(message, waiting)
-        # Where the image has finer pixels than the depth, each fills those around it.
-        reach = max(0, math.ceil((camera.focal / other.focal - 1.05) / 2))
-        seen = depths.projected(depths.points_of(depth, other), transform, camera, reach)
-        return View(seen, camera)
+        return View(depths.registered(depth, other, transform, camera), camera)
 
     def _to_image(self, message: Any, waiting: _Waiting) -> NDArray[np.float64]:
         if self._config.identity:
@@ -313,14 +337,14 @@ class Space:
             raise _NoViewError(reason, event, text)
         numbers = tuple(info.p) if rectified else (*info.k, *info.d)
         known = (shape, numbers, info.distortion_model)
-        if what in self._cameras and self._cameras[what][0] == known:
-            return self._cameras[what][1]
+        if what in self._cameras and self._cameras[what].numbers == known:
+            return self._cameras[what].camera
         try:
             camera = Camera.of_info(info, rectified)
             camera.grid  # noqa: B018  it may not be computable either
         except ValueError as error:
             raise _NoViewError(reason, event, f'camera_info of the {what}: {error}') from error
-        self._cameras[what] = (known, camera)
+        self._cameras[what] = _Known(known, camera)
         return camera
 
     def _publish(self, waiting: _Waiting, depth: Any, places: list[Place]) -> None:

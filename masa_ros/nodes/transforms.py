@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
-from numpy.typing import NDArray
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
-from scipy.spatial.transform import Rotation
+
+from masa_ros.space.frames import Matrix, matrix_of
 
 _PATIENCE = Duration(seconds=0.1)  # transforms of a moving robot come a little after its images
 _MEMORY = Duration(seconds=10)
+_STALE_NS = 200_000_000  # older transforms do not say where a robot is now
 
 
 class Transforms:
@@ -52,7 +53,7 @@ class Transforms:
         if listener is not None and hasattr(listener, 'unregister'):
             listener.unregister()
 
-    def between(self, source: str, target: str, stamp_ns: int) -> NDArray[np.float64]:
+    def between(self, source: str, target: str, stamp_ns: int) -> Matrix:
         """Return the matrix (4, 4) that takes points from one frame to another.
 
         Waits for a tenth of a second at most, and only when the last one was found.
@@ -65,19 +66,45 @@ class Transforms:
         """
         if source == target:
             return np.eye(4)
-        if self._buffer is None:
-            why = 'tf2_ros is not installed' if self._tf2 is None else 'the node is not active'
-            raise LookupError(f'no transform from {source} to {target}: {why}')
         patience = _PATIENCE if self._found else Duration()
-        try:
-            found = self._buffer.lookup_transform(
-                target, source, Time(nanoseconds=stamp_ns), timeout=patience
-            )
-        except self._tf2.TransformException as error:
-            self._found = False
-            raise LookupError(f'no transform from {source} to {target}: {error}') from error
+        self._found = False
+        found = self._looked_up(source, target, Time(nanoseconds=stamp_ns), patience)
         self._found = True
         return matrix_of(found.transform)
+
+    def at_once(self, source: str, target: str, stamp_ns: int) -> Matrix:
+        """Return the same without waiting: the newest, where none of that time has come yet.
+
+        Raises
+        ------
+        LookupError
+            When the newest is older than a fifth of a second.
+
+        """
+        if source == target:
+            return np.eye(4)
+        try:
+            found = self._looked_up(source, target, Time(nanoseconds=stamp_ns), Duration())
+        except LookupError:
+            found = self._looked_up(source, target, Time(), Duration())
+            stamp = found.header.stamp
+            age_ns = stamp_ns - Time.from_msg(stamp).nanoseconds
+            if abs(age_ns) > _STALE_NS:
+                raise
+        return matrix_of(found.transform)
+
+    def _looked_up(
+        self, source: str, target: str, time: Time, patience: Duration
+    ) -> TransformStamped:
+        """Ask tf2; raises LookupError."""
+        buffer = self._buffer
+        if buffer is None:
+            why = 'tf2_ros is not installed' if self._tf2 is None else 'the node is not active'
+            raise LookupError(f'no transform from {source} to {target}: {why}')
+        try:
+            return buffer.lookup_transform(target, source, time, timeout=patience)
+        except self._tf2.TransformException as error:
+            raise LookupError(f'no transform from {source} to {target}: {error}') from error
 
     def send(self, transforms: list[TransformStamped]) -> bool:
         """Tell others of transforms; False where tf2 is not installed."""
@@ -87,17 +114,3 @@ class Transforms:
             self._broadcaster = self._tf2.TransformBroadcaster(self._node)
         self._broadcaster.sendTransform(transforms)
         return True
-
-
-def matrix_of(transform: Any) -> NDArray[np.float64]:
-    """Return a geometry_msgs/Transform as a matrix (4, 4); raises LookupError when it is none."""
-    shift, turn = transform.translation, transform.rotation
-    matrix = np.eye(4)
-    try:
-        matrix[:3, :3] = Rotation.from_quat((turn.x, turn.y, turn.z, turn.w)).as_matrix()
-    except ValueError as error:  # a quaternion of zeros
-        raise LookupError(f'a transform is no rotation: {error}') from error
-    matrix[:3, 3] = shift.x, shift.y, shift.z
-    if not np.isfinite(matrix).all():
-        raise LookupError('a transform is not finite')
-    return matrix

@@ -1,14 +1,15 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Depth that was recorded beside images, registered to them: a topic of their bag, or a folder."""
+"""Depth that was recorded beside images: a topic of their bag, or a folder."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -26,32 +27,91 @@ from masa_ros.space.depth import (
     in_metres,
     nearest,
 )
+from masa_ros.space.frames import Matrix
+
+T = TypeVar('T')
 
 _INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 _FILES = {'.png', '.tif', '.tiff', '.npy'}
 _KEPT = 30  # messages of depth; more than any camera is behind
 
 
+class Seen(NamedTuple):
+    """The depth beside an image.
+
+    Attributes
+    ----------
+    depth: (H, W) metres.
+    frame_id: of the sensor; '' where the recording does not tell.
+    stamp_ns: nanoseconds, of the image where the recording does not tell.
+
+    """
+
+    depth: Depth
+    frame_id: str
+    stamp_ns: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sensor:
+    """A depth camera that is not the camera of the images.
+
+    Attributes
+    ----------
+    camera: its calibration.
+    to_image: (4, 4) from its optical frame to that of the images, None where transforms tell.
+
+    """
+
+    camera: Camera
+    to_image: Matrix | None = None
+
+
 class RecordedDepth(Protocol):
-    """Depth of the images of a recording, asked for in their order."""
+    """Depth of the images of a recording, asked for in their order.
 
-    camera: Camera | None
+    Attributes
+    ----------
+    camera: of the images.
+    sensor: of the depth; None: it is registered to the images.
 
-    def at(self, index: int, name: str, stamp_ns: int) -> Depth | None:
+    """
+
+    camera: Camera
+    sensor: Sensor | None
+
+    def at(self, index: int, name: str, stamp_ns: int) -> Seen | None:
         """Return the depth of an image, None where there is none; raises ImageError."""
         ...
 
 
-def open_depth(
-    source: Source, where: str, camera: Path | None, slop_ns: int, scale: float
-) -> RecordedDepth:
+@dataclasses.dataclass(frozen=True)
+class DepthFiles:
+    """Where the depth of a recording is.
+
+    Attributes
+    ----------
+    where: folder of depth images, or a topic of the bag that the recording is.
+    camera: file of the calibration of the images; None for that of the bag.
+    sensor: the same of a depth camera of its own. With ``to_image``, 4 x 4 numbers row by row,
+        in the file it also says where that stands.
+    registered: the depth has the pixels of the images; there is no other camera.
+
+    """
+
+    where: str
+    camera: Path | None = None
+    sensor: Path | None = None
+    registered: bool = True
+
+
+def open_depth(source: Source, files: DepthFiles, slop_ns: int, scale: float) -> RecordedDepth:
     """Open the depth of a recording.
 
     Parameters
     ----------
     source: the recording of the images.
-    where: folder of depth images, or a topic of the bag that the source is.
-    camera: file of the calibration; None for that of the bag.
+    files: where it is.
     slop_ns: nanoseconds by which the stamps in a bag may differ.
     scale: metres a unit, 0: millimetres in 16 bits, metres in floats.
 
@@ -61,25 +121,53 @@ def open_depth(
         When one of them is not there, or says nothing that can be used.
 
     """
-    known = read_camera(camera) if camera is not None else None
+    known = read_camera(files.camera) if files.camera is not None else None
+    sensor = read_sensor(files.sensor) if files.sensor is not None else None
+    where = files.where
     if Path(where).is_dir():
         if known is None:
             raise SourceError(f'{where}: a folder of depth needs --camera-info')
-        files = source.files if isinstance(source, FolderSource) else ()
-        return FolderDepth(Path(where), known, [file.name for file in files], scale)
+        if sensor is None and not files.registered:
+            raise SourceError(
+                f'{where}: a folder of depth that is not registered needs --depth-info'
+            )
+        names = [file.name for file in source.files] if isinstance(source, FolderSource) else []
+        return FolderDepth(Path(where), known, names, scale, sensor)
     if not isinstance(source, BagSource):
         raise SourceError(f'{where} is no folder of depth, and the recording is no bag')
-    return BagDepth(source.path, where, source.topic, known, slop_ns, scale)
+    cameras = _cameras_in(source, where, known, sensor, files.registered)
+    return BagDepth(source.path, where, *cameras, slop_ns, scale)
 
 
 def read_camera(path: Path) -> Camera:
     """Read the fields of a sensor_msgs/CameraInfo from JSON; raises SourceError."""
+    return _read(path, _camera_of)
+
+
+def read_sensor(path: Path) -> Sensor:
+    """Read the same of a depth camera, and ``to_image`` where it is there; raises SourceError."""
+
+    def sensor_of(given: Any) -> Sensor:
+        to_image = given.get('to_image')
+        if to_image is not None:
+            to_image = np.array(to_image, np.float64).reshape(4, 4)
+            if not np.isfinite(to_image).all():
+                raise ValueError('to_image has numbers that are not finite')
+        return Sensor(_camera_of(given), to_image)
+
+    return _read(path, sensor_of)
+
+
+def _camera_of(given: Any) -> Camera:
+    shape = (int(given['height']), int(given['width']))
+    matrix = np.array(given['k'], np.float64).reshape(3, 3)
+    distortion = np.array(given.get('d', ()), np.float64)
+    return Camera(shape, matrix, distortion, str(given.get('distortion_model', 'plumb_bob')))
+
+
+def _read(path: Path, made_of: Callable[[Any], T]) -> T:
     try:
-        given = json.loads(path.read_text())
-        shape = (int(given['height']), int(given['width']))
-        matrix = np.array(given['k'], np.float64).reshape(3, 3)
-        distortion = np.array(given.get('d', ()), np.float64)
-        return Camera(shape, matrix, distortion, str(given.get('distortion_model', 'plumb_bob')))
+        return made_of(json.loads(path.read_text()))
     except OSError as error:
         raise SourceError(f'{path} cannot be read: {error.strerror}') from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -95,13 +183,19 @@ class FolderDepth:
     camera: of the images.
     names: of the images; where no depth has one of them, the order counts.
     scale: as for ``open_depth``.
+    sensor: of the depth; None: it is registered to the images.
 
     """
 
     def __init__(
-        self, path: Path, camera: Camera, names: Iterable[str] = (), scale: float = 0.0
+        self,
+        path: Path,
+        camera: Camera,
+        names: Iterable[str] = (),
+        scale: float = 0.0,
+        sensor: Sensor | None = None,
     ) -> None:
-        self.camera: Camera | None = camera
+        self.camera, self.sensor = camera, sensor
         self._scale = scale
         self._files = natural_order(p for p in path.iterdir() if p.suffix.lower() in _FILES)
         self._by_stem = {file.stem: file for file in self._files}
@@ -109,7 +203,7 @@ class FolderDepth:
         if not self._files:
             raise SourceError(f'{path} holds no depth ({", ".join(sorted(_FILES))})')
 
-    def at(self, index: int, name: str, stamp_ns: int) -> Depth | None:
+    def at(self, index: int, name: str, stamp_ns: int) -> Seen | None:
         """Return the depth of an image, None where there is none; raises ImageError."""
         if self._named:
             file = self._by_stem.get(Path(name).stem)
@@ -126,7 +220,7 @@ class FolderDepth:
             raise ImageError(f'{file.name} cannot be read: {error}', 'data') from error
         if pixels is None or pixels.ndim != 2 or pixels.dtype.kind not in 'uf':
             raise ImageError(f'{file.name} is no depth: one channel of 16 bits or floats', 'data')
-        return in_metres(pixels, self._scale)
+        return Seen(in_metres(pixels, self._scale), '', stamp_ns)
 
 
 class BagDepth:
@@ -136,25 +230,14 @@ class BagDepth:
         self,
         path: Path,
         topic: str,
-        image_topic: str,
-        camera: Camera | None,
+        camera: Camera,
+        sensor: Sensor | None,
         slop_ns: int,
         scale: float,
     ) -> None:
         self.path, self.topic = path, topic
+        self.camera, self.sensor = camera, sensor
         self._slop_ns, self._scale = slop_ns, scale
-        self.camera = camera
-        try:
-            with AnyReader([path], default_typestore=typestore()) as reader:
-                kinds = {c.topic: c.msgtype for c in reader.connections}
-                if self.camera is None:
-                    self.camera = _camera_in(reader, image_topic)
-        except ImageError as error:
-            raise SourceError(f'{path}: {error}') from error
-        except Exception as error:  # garbage makes the reader raise anything
-            raise SourceError(f'{path} is not a readable bag: {error}') from error
-        if kinds.get(topic) not in (IMAGE_TYPE, COMPRESSED_TYPE):
-            raise SourceError(f'{path} has no depth topic {topic}, and there is no such folder')
         self._messages = self._read()
         self._near: collections.deque[tuple[int, Any]] = collections.deque(maxlen=_KEPT)
 
@@ -165,7 +248,7 @@ class BagDepth:
                 message: Any = reader.deserialize(raw, connection.msgtype)
                 yield stamp_ns_of(message), message
 
-    def at(self, index: int, name: str, stamp_ns: int) -> Depth | None:
+    def at(self, index: int, name: str, stamp_ns: int) -> Seen | None:
         """Return the depth of an image, None where there is none; raises ImageError."""
         while not self._near or self._near[-1][0] < stamp_ns:
             following = self._next()
@@ -175,9 +258,9 @@ class BagDepth:
         found = nearest(self._near, stamp_ns, self._slop_ns)
         if found is None:
             return None
-        if hasattr(found, 'encoding'):
-            return depth_from_image(found, self._scale)
-        return depth_from_compressed(found, self._scale)
+        read = depth_from_image if hasattr(found, 'encoding') else depth_from_compressed
+        header = found.header
+        return Seen(read(found, self._scale), header.frame_id, stamp_ns_of(found))
 
     def _next(self) -> tuple[int, Any] | None:
         try:
@@ -186,9 +269,32 @@ class BagDepth:
             raise ImageError(f'{self.topic} breaks off: {error}', 'data') from error
 
 
-def _camera_in(reader: AnyReader, image_topic: str) -> Camera:
-    """Return the calibration beside an image topic; raises ImageError."""
-    folder, _, last = image_topic.rstrip('/').rpartition('/')
+def _cameras_in(
+    source: BagSource, topic: str, known: Camera | None, sensor: Sensor | None, registered: bool
+) -> tuple[Camera, Sensor | None]:
+    """Return the cameras of a bag, as far as no file describes them; raises SourceError."""
+    try:
+        with AnyReader([source.path], default_typestore=typestore()) as reader:
+            kinds = {c.topic: c.msgtype for c in reader.connections}
+            known = known or _camera_in(reader, source.topic, '--camera-info')
+            if kinds.get(topic) not in (IMAGE_TYPE, COMPRESSED_TYPE):
+                raise SourceError(
+                    f'{source.path} has no depth topic {topic}, and there is no such folder'
+                )
+            if sensor is None and not registered:
+                sensor = Sensor(_camera_in(reader, topic, '--depth-info'))
+    except SourceError:
+        raise
+    except ImageError as error:
+        raise SourceError(f'{source.path}: {error}') from error
+    except Exception as error:  # garbage makes the reader raise anything
+        raise SourceError(f'{source.path} is not a readable bag: {error}') from error
+    return known, sensor
+
+
+def _camera_in(reader: AnyReader, topic: str, instead: str) -> Camera:
+    """Return the calibration beside a topic of images; raises ImageError."""
+    folder, _, last = topic.rstrip('/').rpartition('/')
     topics = {f'{folder}/camera_info', f'{folder.rpartition("/")[0]}/camera_info'}
     connections = [c for c in reader.connections if c.msgtype == _INFO_TYPE and c.topic in topics]
     for connection, _, raw in reader.messages(connections):
@@ -197,4 +303,4 @@ def _camera_in(reader: AnyReader, image_topic: str) -> Camera:
             return Camera.of_info(info, rectified='rect' in last)  # as image_proc names them
         except ValueError as error:
             raise ImageError(f'{connection.topic}: {error}') from error
-    raise ImageError(f'there is no camera_info beside {image_topic}: see --camera-info')
+    raise ImageError(f'there is no camera_info beside {topic}: see {instead}')

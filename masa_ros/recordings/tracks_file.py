@@ -132,6 +132,7 @@ def _place_to_json(place: Place) -> dict[str, Any]:
         }
     if place.motion is not None:
         made |= {
+            'target_position': _rounded(place.motion.position),
             'velocity': _rounded(place.motion.velocity),
             'seconds_since_measured': round(place.motion.age, 3),
         }

@@ -13,13 +13,13 @@ from typing import Any
 from masa_ros import methods, options
 from masa_ros.errors import ConfigError, SourceError
 from masa_ros.methods import METHODS
-from masa_ros.recordings.depth import open_depth
+from masa_ros.recordings.depth import DepthFiles
 from masa_ros.recordings.detections import read_detections
 from masa_ros.recordings.prompts import RecordedPrompt, read_prompts
 from masa_ros.recordings.recorder import Recorder
 from masa_ros.recordings.sources import Source, open_source
 from masa_ros.replay.recording import Output, record, track_here
-from masa_ros.replay.space import RecordedSpace, SpaceOptions
+from masa_ros.replay.space import RecordedSpace, SpaceOptions, open_space
 from masa_ros.streams.stream import StreamConfig
 
 COMMON = (
@@ -83,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         '--depth',
         default='',
         metavar='WHERE',
-        help='say where in space tracks are, by depth registered to the images: a folder of '
-        '16-bit PNG, TIFF or NPY of their names or in their order, or a topic of the bag',
+        help='say where in space tracks are, by depth: a folder of 16-bit PNG, TIFF or NPY of the '
+        "images' names or in their order, or a topic of the bag",
     )
     parser.add_argument(
         '--camera-info',
@@ -92,6 +92,21 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         metavar='FILE',
         help='calibration of the images: height, width, k, d, distortion_model as json; of a bag '
         'the camera_info beside the image topic',
+    )
+    parser.add_argument(
+        '--depth-info',
+        type=Path,
+        metavar='FILE',
+        help='calibration of a depth camera of its own, the same as json, with to_image: 4 x 4 '
+        'numbers, row by row, from its optical frame to that of the images; of a bag by default '
+        'its camera_info and /tf, with --no-space-registered',
+    )
+    parser.add_argument(
+        '--poses',
+        type=Path,
+        metavar='WHERE',
+        help='where the camera was: a trajectory (seconds x y z qx qy qz qw on every line) or a '
+        "folder of 4 x 4 matrices; a bag's /tf with --space-target-frame",
     )
     parser.add_argument('--no-overlay', action='store_true', help='write no overlay.mp4')
     methods.add_arguments(parser, arguments, methods.REPEATABLE)
@@ -108,6 +123,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError('--detections is for replay in this process; leave out --ros')
     if arguments.ros and arguments.depth:
         raise ConfigError('--depth is for replay in this process; leave out --ros')
+    beside = {'--poses': arguments.poses, '--depth-info': arguments.depth_info}
+    alone = [name for name, value in beside.items() if value and not arguments.depth]
+    if alone:
+        raise ConfigError(f'{alone[0]} says something only beside --depth')
     if arguments.text is not None:
         arguments.find, arguments.words = 'words', arguments.text
     chosen: Any = options.from_arguments(METHODS[arguments.method].options, arguments)
@@ -182,11 +201,10 @@ def _space(
     if not arguments.depth:
         return None
     config = options.from_arguments(SpaceOptions, arguments).space
-    depth = open_depth(
-        *(source, arguments.depth, arguments.camera_info),
-        *(round(config.slop * 1e9), config.scale),
+    files = DepthFiles(
+        *(arguments.depth, arguments.camera_info, arguments.depth_info, config.registered)
     )
-    return RecordedSpace(depth, config, recorder.event)
+    return open_space(source, files, arguments.poses, config, recorder.event)
 
 
 def _through_ros(

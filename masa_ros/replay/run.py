@@ -131,7 +131,9 @@ class Replay:
         self._open.append(_Open(index, item.name, frame))
         boxes = self._given.at(index, item.name) if self._given is not None else None
         (encoded,) = self._stream.method.encode([frame])
-        results = self._stream.update(frame, encoded, boxes)
+        space = self._space
+        expected = space.expected(index, item.name, frame) if space is not None else None
+        results = self._stream.update(frame, encoded, boxes, expected)
         self._recorder.took((time.perf_counter() - before) * 1e3)
         prompted = [self._ask(number, frame) for number in self._prompts.get(index, ())]
         self._record(merged(results, frame, prompted))

@@ -148,6 +148,21 @@ class Camera:
         found = self.rays(np.stack((columns, rows), axis=-1).reshape(-1, 2))
         return found.reshape(height, width, 2).astype(np.float32)
 
+    def in_view(self, points: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Tell (N,) of which points (N, 3) the polynomial of a distortion says something.
+
+        What lies far outside would be folded into the image by it.
+        """
+        with np.errstate(invalid='ignore', divide='ignore'):
+            slope = np.abs(points[:, :2] / points[:, 2:])
+            return np.asarray((points[:, 2] > 0) & (slope < self._widest).all(axis=1))
+
+    @functools.cached_property
+    def _widest(self) -> float:
+        """How far from its axis the camera sees, in the plane one metre ahead."""
+        known = self.grid[np.isfinite(self.grid)]
+        return float(np.abs(known).max()) * 1.05 if len(known) else 0.0
+
     def _projected(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return where points (N, 3) are seen; (0, 0) is the centre of the top-left pixel."""
         if not len(points):

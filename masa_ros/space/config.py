@@ -59,6 +59,24 @@ class RecordedSpaceConfig:
         1000,
         special=(0.0, 'millimetres in 16 bits, metres in floats (REP 118)'),
     )
+    registered: bool = option(
+        True,
+        'every pixel of the depth is that pixel of the image; otherwise it is seen by a camera of '
+        "its own, which has a 'camera_info' beside it",
+    )
+    identity: bool = option(
+        False, 'the depth sensor stands where the camera stands: no transform is asked for'
+    )
+    target_frame: str = option(
+        '',
+        'frame that stands still (odom, map), by the transforms of /tf: velocities are told in '
+        "it; empty: the camera's, which stands still",
+    )
+    place_3d: bool = option(
+        True,
+        'where the camera is known to move, tracks are looked for where they must be seen from '
+        'where it is now; methods that do not associate by place take no notice',
+    )
     estimate: EstimateConfig = group(EstimateConfig)
     motion: FilterConfig = group(FilterConfig)
 
@@ -79,17 +97,6 @@ class SpaceConfig(RecordedSpaceConfig):
         "'depth/image_raw', compressedDepth: sensor_msgs/CompressedImage on the topic of that "
         "name below it, points: sensor_msgs/PointCloud2 on 'depth/points'",
         choices=('off', 'raw', 'compressedDepth', 'points'),
-    )
-    registered: bool = option(
-        True,
-        'every pixel of the depth is that pixel of the image; otherwise it is seen by a camera of '
-        "its own ('depth/camera_info')",
-    )
-    identity: bool = option(
-        False, 'the depth sensor stands where the camera stands: no transform is asked for'
-    )
-    target_frame: str = option(
-        '', "frame in which velocities are told, by tf2; empty: the camera's, which stands still"
     )
     wait: int = option(
         3, 'tracked images that may wait for their depth; one more, and the first has none', 0, 100

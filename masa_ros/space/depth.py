@@ -9,6 +9,7 @@ A depth image here is (H, W) float32: the coordinate z, forward, of what a pixel
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from masa_ros.errors import ImageError
 from masa_ros.images import channel_of, check_size
+from masa_ros.space import rvl
 from masa_ros.space.cameras import Camera
 
 Depth = NDArray[np.float32]
@@ -53,8 +55,8 @@ def depth_from_image(message: Any, scale: float = 0.0) -> Depth:
 def depth_from_compressed(message: Any, scale: float = 0.0) -> Depth:
     """Return the depth (H, W) of a ``sensor_msgs/CompressedImage`` of compressedDepth, metres.
 
-    As compressed_depth_image_transport writes it: a header of 12 bytes, then a PNG of 16 bits. Of
-    32FC1 it holds inverse depth: z = a / (value - b).
+    As compressed_depth_image_transport writes it: a header of 12 bytes, then 16 bits a pixel as
+    PNG or as RVL. Of 32FC1 they hold inverse depth: z = a / (value - b).
 
     Parameters
     ----------
@@ -64,29 +66,37 @@ def depth_from_compressed(message: Any, scale: float = 0.0) -> Depth:
     Raises
     ------
     ImageError
-        When it is anything else. Its other form, RVL, is not read here.
+        When it is anything else.
 
     """
     kind = _kind(str(message.format).partition(';')[0].strip())
     data = bytes(message.data)
-    if not data[_HEADER.size :].startswith(_PNG):
-        text = 'RVL is not read here: set png' if 'rvl' in message.format.lower() else 'no PNG'
-        raise ImageError(f"compressedDepth of '{message.format}': {text}", 'data')
+    if len(data) <= _HEADER.size:
+        raise ImageError(f"compressedDepth of '{message.format}' is empty", 'data')
     _, a, b = _HEADER.unpack_from(data)
-    coded = np.frombuffer(data, np.uint8, offset=_HEADER.size)
-    try:
-        pixels = cv2.imdecode(coded, cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageError(f'compressedDepth cannot be decoded: {error.err}', 'data') from error
-    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
-        raise ImageError('compressedDepth holds no image of 16 bits', 'data')
-    check_size(*pixels.shape[::-1])
+    if data[_HEADER.size :].startswith(_PNG):
+        pixels = _from_png(data[_HEADER.size :])
+    elif 'rvl' in message.format.lower():
+        pixels = rvl.decode(data[_HEADER.size :])
+    else:
+        raise ImageError(f"compressedDepth of '{message.format}' is neither PNG nor RVL", 'data')
     if kind != '32FC1':
         return in_metres(pixels, scale)
     with np.errstate(divide='ignore'):
         depth = np.float32(a * (scale or 1.0)) / (pixels.astype(np.float32) - np.float32(b))
     depth[pixels == 0] = np.nan
     return np.asarray(depth)
+
+
+def _from_png(data: bytes) -> NDArray[np.uint16]:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError(f'compressedDepth cannot be decoded: {error.err}', 'data') from error
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 2:
+        raise ImageError('compressedDepth holds no image of 16 bits', 'data')
+    check_size(*pixels.shape[::-1])
+    return np.asarray(pixels)
 
 
 def points_from_cloud(message: Any) -> NDArray[np.float32]:
@@ -188,11 +198,7 @@ def projected(
         seen = points @ transform[:3, :3].T.astype(points.dtype) + transform[:3, 3].astype(
             points.dtype
         )
-    # What lies far outside would be folded into the image by the polynomial of a distortion.
-    with np.errstate(invalid='ignore', divide='ignore'):
-        slope = np.abs(seen[:, :2] / seen[:, 2:])
-        ahead = (seen[:, 2] > 0) & (slope < _widest(camera)).all(axis=1)
-    seen = seen[ahead]
+    seen = seen[camera.in_view(seen)]
     at = np.floor(camera.seen_at(seen)).astype(np.int64)
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
@@ -203,10 +209,27 @@ def projected(
     return depth.reshape(height, width)
 
 
-def _widest(camera: Camera) -> float:
-    """Return how far from its axis the camera sees, in the plane one metre ahead."""
-    known = camera.grid[np.isfinite(camera.grid)]
-    return float(np.abs(known).max()) * 1.05 if len(known) else 0.0
+def registered(
+    depth: Depth, other: Camera, to_image: NDArray[np.floating], camera: Camera
+) -> Depth:
+    """Return depth of another camera as a camera sees it.
+
+    Parameters
+    ----------
+    depth: (H, W) metres, of the other camera.
+    other: that camera.
+    to_image: (4, 4) from its optical frame to that of the camera.
+    camera: that sees it.
+
+    Raises
+    ------
+    ValueError
+        When the other camera's images have another size.
+
+    """
+    # Where the image has finer pixels than the depth, each fills those around it.
+    reach = max(0, math.ceil((camera.focal / other.focal - 1.05) / 2))
+    return projected(points_of(depth, other), to_image, camera, reach)
 
 
 def _kind(encoding: str) -> str:

@@ -13,6 +13,7 @@ from masa_ros.space.cameras import Camera
 from masa_ros.space.config import RecordedSpaceConfig
 from masa_ros.space.depth import Depth
 from masa_ros.space.estimate import Estimate, Reason, estimate, mask_of_box
+from masa_ros.space.foresight import Foresight
 from masa_ros.space.motion import Motion, Motions
 from masa_ros.types import Instances, TrackState
 
@@ -61,11 +62,18 @@ class Place:
 
 
 class Locator:
-    """Positions of the tracks of one stream, and their motion."""
+    """Positions of the tracks of one stream, and their motion.
+
+    Attributes
+    ----------
+    foresight: where the tracks should be seen next; other threads may ask it.
+
+    """
 
     def __init__(self, config: RecordedSpaceConfig) -> None:
-        self.config = config
+        self.config, self.foresight = config, Foresight()
         self._motions = Motions(config.motion)
+        self._shape = (0, 0)
 
     def locate(
         self,
@@ -98,6 +106,8 @@ class Locator:
                 if isinstance(each, Estimate)
             },
         )
+        self._shape = view.depth.shape if isinstance(view, View) else self._shape
+        self.foresight.see(tracks, motions, stamp_ns, to_target, self._shape)
         return [
             _place(each, motions.get(track_id), to_target) for track_id, each in zip(ids, measured)
         ]

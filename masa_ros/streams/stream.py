@@ -12,11 +12,11 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from masa_ros.errors import PromptError
-from masa_ros.methods.protocol import Method
+from masa_ros.methods.protocol import Expecting, Method
 from masa_ros.options import option
 from masa_ros.streams.classes import ClassNames
 from masa_ros.streams.numbering import Numbering
-from masa_ros.types import Frame, Instances, Prompt, Result
+from masa_ros.types import Expected, Frame, Instances, Prompt, Result
 
 E = TypeVar('E')
 Tell = Callable[[str, str, int], None]
@@ -131,7 +131,13 @@ class Stream(Generic[E]):
         self._last, self._last_arrived_ns = frame, arrived_ns
         return frame
 
-    def update(self, frame: Frame, encoded: E, given: Instances | None = None) -> list[Result]:
+    def update(
+        self,
+        frame: Frame,
+        encoded: E,
+        given: Instances | None = None,
+        expected: Expected | None = None,
+    ) -> list[Result]:
         """Track an admitted frame; returns the frames that are decided now, see ``Session``.
 
         Ids are the stream's, boxes and masks lie inside the image.
@@ -141,8 +147,12 @@ class Stream(Generic[E]):
         frame: as ``admit`` returned it.
         encoded: what the method's ``encode`` made of it.
         given: detections to track instead of the method's own, in any place and order.
+        expected: where tracks should be seen in it; methods may take no notice.
 
         """
+        if expected is not None and isinstance(self._session, Expecting):
+            own = [self._numbering.own(track_id) for track_id in expected.track_ids.tolist()]
+            self._session.expect(expected._replace(track_ids=np.array(own, np.int64)))
         if self.method.accepts:
             self._held.append(frame)
             while len(self._held) > self.config.held_frames:

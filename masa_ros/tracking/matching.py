@@ -16,6 +16,8 @@ from masa_ros.tracking.memory import TrackMemory
 from masa_ros.tracking.similarity import bisoftmax_of, cosine, dots_and_cosines_of
 from masa_ros.types import Instances
 
+_TOLD_SECONDS = 0.2  # for which the doubt where a track is grows, where its place is known
+_TOLD_LOOK = 0.5  # share of the appearance that is enough there
 _NEAR = 4  # squares of distance and resize, in units of what is allowed, beyond which none matches
 
 
@@ -121,9 +123,12 @@ class Sought(NamedTuple):
         expected: NDArray[np.float64],
         config: TrackerConfig,
         stamp_ns: int,
+        told: NDArray[np.bool_] | None = None,
     ) -> Sought:
-        """Return those of all tracks, whose boxes by now are expected (T, 4)."""
+        """Return those of all tracks, expected in these boxes (T, 4); see ``candidates``."""
         elapsed = np.maximum(stamp_ns - memory.box_ns, 0) * 1e-9
+        if told is not None:
+            elapsed[told] = np.minimum(elapsed[told], _TOLD_SECONDS)
         side = geometry.sides(memory.boxes)
         reach = side * (config.max_distance + config.max_speed * elapsed) + 1e-6
         growth = config.max_resize + config.max_speed / 2 * elapsed + 1e-6
@@ -161,6 +166,7 @@ def candidates(
     memory: TrackMemory,
     appearance: NDArray[np.float32],
     expected: NDArray[np.float64],
+    told: NDArray[np.bool_],
     config: TrackerConfig,
     stamp_ns: int,
 ) -> Pairs:
@@ -169,12 +175,25 @@ def candidates(
     The score is the mean, by ``motion_weight``, of appearance (D, T) and of how near the detection
     is to where the track should be by now. Only few pairs are near, or of one appearance: those
     are looked for first.
+
+    Parameters
+    ----------
+    found: D detections.
+    memory: T tracks.
+    appearance: (D, T), see ``appearance_of``.
+    expected: (T, 4) boxes of the tracks by now.
+    told: (T,) of which tracks these are known from their places in space: such a box is as good
+        after an absence as before it.
+    config: see there.
+    stamp_ns: of the frame.
+
     """
-    places, sought = places_of(found.boxes), Sought.of(memory, expected, config, stamp_ns)
+    places, sought = places_of(found.boxes), Sought.of(memory, expected, config, stamp_ns, told)
     absent = memory.absent
     # After an absence another object may stand there, or the same one elsewhere: appearance alone
     # must exceed the first, and above the second the place does not matter.
     least = np.where(absent, config.match_score_thr, -np.inf).astype(np.float32)
+    least[told & absent] *= _TOLD_LOOK
     enough = np.where(absent & memory.confirmed, config.reid_score_thr, np.inf).astype(np.float32)
     there = np.flatnonzero(~absent)
     rows, columns = _true(sought.some(there).distance(places[:, :, None]) <= _NEAR)

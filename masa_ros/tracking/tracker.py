@@ -16,7 +16,7 @@ from masa_ros.tracking.config import TrackerConfig
 from masa_ros.tracking.matching import appearance_of, best_first, candidates, resumed
 from masa_ros.tracking.memory import COASTED, LOST, TENTATIVE, TRACKED, TrackMemory
 from masa_ros.tracking.similarity import cosine, lengths
-from masa_ros.types import Instances, Mask
+from masa_ros.types import Expected, Instances, Mask
 
 Probe = Callable[[NDArray[np.float32]], Instances]
 """Looks at boxes (N, 4) of the present image and returns the object found at each, in order."""
@@ -143,6 +143,7 @@ class Tracker:
         *,
         coast: bool = True,
         begin: bool = True,
+        places: Expected | None = None,
     ) -> Instances:
         """Continue, start and end tracks with the detections of one frame.
 
@@ -153,6 +154,7 @@ class Tracker:
         probe: where the model can be asked what is in a box; without it no track coasts.
         coast: False where only tracks that somebody pointed at are looked for with it.
         begin: False where detections start no tracks.
+        places: where tracks should be by now, as somebody knows who sees more than boxes.
 
         Returns
         -------
@@ -170,7 +172,11 @@ class Tracker:
         self._resume(memory, stamp_ns)
         appearance = appearance_of(found.embeddings, memory)
         expected = self._expect(found, memory, appearance, stamp_ns)
-        matched = self._match(found, memory, appearance, expected, stamp_ns)
+        told = np.zeros(len(memory), np.bool_)
+        if places is not None:
+            _, rows, index = np.intersect1d(memory.ids, places.track_ids, return_indices=True)
+            expected[rows], told[rows] = places.boxes[index], True
+        matched = self._match(found, memory, appearance, expected, told, stamp_ns)
         self._continue(found, memory, matched, stamp_ns)
         none = np.zeros(0, np.int64)
         fresh = self._start(found, memory, matched, stamp_ns) if begin else none
@@ -271,6 +277,7 @@ class Tracker:
         memory: TrackMemory,
         appearance: NDArray[np.float32],
         expected: NDArray[np.float64],
+        told: NDArray[np.bool_],
         stamp_ns: int,
     ) -> NDArray[np.int64]:
         """Row of each detection's track, -1 for none.
@@ -282,7 +289,7 @@ class Tracker:
         if not appearance.size:
             return matched
         config = self.config
-        pairs = candidates(found, memory, appearance, expected, config, stamp_ns)
+        pairs = candidates(found, memory, appearance, expected, told, config, stamp_ns)
         choose = best_of if config.optimal_assignment else first_come
         # The sure detections choose first: a shaky one never takes a track from them.
         sure = self._sure(found)[pairs.rows] | (not config.two_stage)

@@ -27,7 +27,7 @@ from masa_ros.methods.pointing import Meant
 from masa_ros.methods.protocol import Log, Session
 from masa_ros.methods.sought import Word, answering, names_of
 from masa_ros.tracking import AnyTracker, Tracker, TrackerConfig, geometry, make_tracker
-from masa_ros.types import Frame, Instances, Prompt, Result, TrackState
+from masa_ros.types import Expected, Frame, Instances, Prompt, Result, TrackState
 
 _SAME_BOX = 0.5  # IoU from which what is pointed at is a track that is there
 _REMEMBERED = 1000  # frames, the most that a stream holds: where the tracks were in each
@@ -201,9 +201,14 @@ class MasaSession:
         self.method = method
         self.tracker: AnyTracker = make_tracker(method.config.tracker)
         self._shape: tuple[int, int] | None = None
+        self._expected: Expected | None = None
         self._known: collections.deque[_Known] = collections.deque(maxlen=_REMEMBERED)
         if after is not None:
             self.tracker, self._shape, self._known = after.tracker, after._shape, after._known
+
+    def expect(self, expected: Expected) -> None:
+        """Take where tracks should be seen in the next frame, see ``Expecting``."""
+        self._expected = expected
 
     def update(
         self, frame: Frame, encoded: MasaEncoded, given: Instances | None = None
@@ -213,6 +218,7 @@ class MasaSession:
         detector = method.detector
         tracker.config = method.config.tracker  # type: ignore[assignment]
         self._follow_size(frame.shape)
+        places, self._expected = self._expected, None
         described = given if given is not None else encoded.found
         names: Mapping[int, str] = MappingProxyType({})
         if described is not None:
@@ -226,7 +232,9 @@ class MasaSession:
         # somebody pointed at.
         if isinstance(tracker, Tracker):
             coast, begin = described is None, given is not None or method.config.find != 'nothing'
-            tracks = tracker.update(found, frame.stamp_ns, probe, coast=coast, begin=begin)
+            tracks = tracker.update(
+                found, frame.stamp_ns, probe, coast=coast, begin=begin, places=places
+            )
             self._known.append(_Known(frame.stamp_ns, *tracker.seen()))
         else:
             tracks = tracker.update(found, frame.stamp_ns)
