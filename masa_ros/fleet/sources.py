@@ -21,9 +21,8 @@ from masa_ros.cluster import one_line
 from masa_ros.errors import ConfigError, SourceError
 from masa_ros.images import natural_order
 from masa_ros.recordings.fleet_folder import PREFIX
-from masa_ros.recordings.sources import BAGS, IMAGES
+from masa_ros.recordings.sources import BAGS, IMAGES, VIDEOS
 
-_VIDEOS = {'.mp4', '.mkv', '.avi', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.ts'}
 _SCRATCH, _LOCK = 'masa_ros_fleet_', '.lock'
 
 
@@ -230,4 +229,4 @@ def recordings_among(files: Iterable[str]) -> list[str]:
 
 
 def _is_recording(name: str) -> bool:
-    return Path(name).suffix.lower() in (*BAGS, *_VIDEOS)
+    return Path(name).suffix.lower() in (*BAGS, *VIDEOS)

@@ -39,6 +39,8 @@ from masa_ros.types import Frame
 
 _TYPES = (IMAGE_TYPE, COMPRESSED_TYPE, PACKET_TYPE, VIDEO_TYPE)
 BAGS = ('.mcap', '.db3')
+VIDEOS = ('.mp4', '.mkv', '.avi', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.ts', '.h264')
+"""By which a video is known in a folder or a list; ``open_source`` opens any."""
 IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'}
 _DEFAULT_FPS = 10.0
 

@@ -19,7 +19,7 @@ from masa_ros.errors import ConfigError, PromptError, SourceError
 from masa_ros.masks import coco_rle
 from masa_ros.recordings.prompts import FORMAT as PROMPTS
 from masa_ros.recordings.prompts import RecordedPrompt, read_prompts
-from masa_ros.recordings.sources import Source, open_source
+from masa_ros.recordings.sources import BAGS, VIDEOS, Source, open_source
 from masa_ros.recordings.tracks_file import FORMAT as TRACKS
 from masa_ros.recordings.tracks_file import read_tracks
 from masa_ros.studio.lane import Drawn, Lane, encoded
@@ -27,7 +27,7 @@ from masa_ros.studio.player import PlayedLane, Player
 from masa_ros.studio.reading import Reading
 from masa_ros.studio.recorded import Settings
 
-_RECORDINGS = {'.mcap', '.db3', '.mp4', '.mkv', '.avi', '.mov', '.webm', '.m4v', '.ts', '.h264'}
+_RECORDINGS = (*BAGS, *VIDEOS)
 _PER_SECOND = 20  # of what people ask for; a flood beyond it is refused
 
 
