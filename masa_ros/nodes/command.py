@@ -26,6 +26,9 @@ def main(args: list[str] | None = None) -> int:
         print(f'masa_tracker: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return 2
+    # Not rclpy's EventsExecutor, which needs half the time for an image: 9.1 calls a timer again
+    # that its own callback has destroyed, Jazzy's runs no coroutines before 7.1.11, and publishers
+    # that end with their event callbacks can crash it (ros2/rclpy#1644).
     executor, code = SingleThreadedExecutor(), 0
     executor.add_node(node)
     with ended_by_signals(node.finished, lambda: node.loading):
