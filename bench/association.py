@@ -3,7 +3,9 @@
 """Milliseconds of one association step, next to the same rules as a loop over detections.
 
 The time that the processor spent on it in this thread, which other work on the machine disturbs
-less than the time that passed. Then how a step of ``robot`` grows with the tracks in memory.
+less than the time that passed. Beside it what no step can do without: the dot products of all
+embeddings, and these with their bi-softmax. Then how a step of ``robot`` grows with the tracks in
+memory.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 import torchvision
 
 from masa_ros.tracking import ReleasedConfig, ReleasedTracker, Tracker, TrackerConfig
+from masa_ros.tracking.similarity import bisoftmax_of
 from masa_ros.types import Instances
 
 SIZES = ((10, 10), (100, 200), (300, 1000))
@@ -127,7 +130,8 @@ def main(quick: bool = False) -> list[dict[str, float]]:
     """Print the tables and return the rows of the first, then those of the second."""
     rounds = 2 if quick else ROUNDS
     torch.set_num_threads(1)  # else the loop's time is that of other threads as well
-    names = ('robot p50', 'p99', 'tao p50', 'p99', 'loop p50', 'p99', 'loop/robot', 'loop/tao')
+    names = ['robot p50', 'p99', 'tao p50', 'p99', 'loop p50', 'p99']
+    names += ['loop/robot', 'loop/tao', 'dots', '+softmax', 'loop/least']
     print(f'{"milliseconds":>19}' + ''.join(f'{name:>11}' for name in names))
     rows = []
     for count, tracks in SIZES[:1] if quick else SIZES:
@@ -139,12 +143,23 @@ def main(quick: bool = False) -> list[dict[str, float]]:
             return loop.update(boxes, scores, torch.from_numpy(found.embeddings), i)
 
         row: dict[str, float] = {'detections': count, 'tracks': tracks}
+        known = frames[0].embeddings
+
+        def dots(found: Instances, i: int, known: Any = known) -> Any:
+            return found.embeddings @ known.T
+
+        def least(found: Instances, i: int, known: Any = known) -> Any:
+            return bisoftmax_of(found.embeddings @ known.T)
+
         for name, step in (('robot', ours.update), ('tao', tao.update), ('loop', looped)):
             p50, p99 = np.percentile(times_ms(step, frames), [50, 99])
             row |= {f'{name}_p50_ms': round(p50, 3), f'{name}_p99_ms': round(p99, 3)}
         assert len(ours) == len(tao) == len(loop.tracks) == tracks
         row['loop_by_robot'] = round(row['loop_p50_ms'] / row['robot_p50_ms'], 1)
         row['loop_by_tao'] = round(row['loop_p50_ms'] / row['tao_p50_ms'], 1)
+        for name, part in (('dots', dots), ('least', least)):
+            row[f'{name}_ms'] = round(float(np.median(times_ms(part, frames))), 3)
+        row['loop_by_least'] = round(row['loop_p50_ms'] / row['least_ms'], 1)
         rows.append(row)
         figures = ''.join(f'{value:>11.2f}' for value in list(row.values())[2:])
         print(f'{count:>11} x {tracks:<6}' + figures)
