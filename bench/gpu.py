@@ -38,6 +38,20 @@ from masa_ros.types import Frame
 MODELS = ('masa_nano', 'masa_r50', 'masa_sam_vitb')
 WARM = 5
 MASKS = 100  # instances that the end-to-end row is brought to
+PUBLISHED = (
+    # Meta's chart of SAM 3.1 (27 March 2026), as the press quotes it.
+    ('SAM 3.1, 1 object', 'H100', '', 33.8),
+    ('SAM 3.1, 16 objects', 'H100', '', 30.2),
+    ('SAM 3.1, 128 objects', 'H100', '', 11.5),
+    # isaac_ros_benchmark, the files results/*_graph-*.json of February 2026.
+    ('Isaac ROS Segment Anything', 'RTX 5090', '1280x720', 20.8),
+    ('Isaac ROS Segment Anything', 'Jetson Thor T5000', '1280x720', 2.26),
+    ('Isaac ROS MobileSAM', 'RTX 5090', '1280x720', 70.3),
+    ('Isaac ROS MobileSAM', 'Jetson Thor', '1280x720', 15.0),
+    ('Isaac ROS Segment Anything 2', 'RTX 5090', '1280x720', 45.5),
+    ('Isaac ROS Segment Anything 2', 'Jetson Thor', '1280x720', 14.9),
+)
+"""Of others: what ran, on what card, size of the images ('' where not told), images a second."""
 
 
 class Clock:
@@ -230,6 +244,14 @@ def show(rows: list[dict[str, Any]]) -> None:
             print(f'{"":14}refused and run by PyTorch: {", ".join(row["refused"])}')
 
 
+def show_published() -> None:
+    """Print what others say of theirs."""
+    print('\nNot measured here: published by others, on their cards; how, and of what, differs.')
+    print(f'{"":32}{"card":20}{"images":12}images/s')
+    for name, card, size, rate in PUBLISHED:
+        print(f'{name:32}{card:20}{size:12}{rate:>8}')
+
+
 def main(
     models: Sequence[str] = (),
     camera: str = '1280x720',
@@ -277,6 +299,7 @@ def main(
         del reference
     print(f'\n{where}; camera {camera}; milliseconds')
     show(rows)
+    show_published()
     return figures
 
 
