@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Milliseconds of every stage under every runtime of a CPU, and agreement with float32.
 
-    python bench/cpu.py [MODEL ...] [--camera WxH] [--rounds N] [--compiled] [--alone]
+    python bench/cpu.py [MODEL ...] [--camera WxH] [--rounds N] [--boxes N] [--stages NAME ...]
+        [--compiled] [--alone]
 
 All run in turns on the same inputs, by as many threads as PyTorch takes (OMP_NUM_THREADS). Given
 are medians of the time that passed, and of what the processor spent on it in all threads: other
@@ -14,9 +15,10 @@ agreement does.
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ from masa_ros.engines.calibration_set import calibration_images
 from masa_ros.engines.runtimes import RUNTIMES
 from masa_ros.errors import EngineError
 from masa_ros.models.precision import storage
-from masa_ros.models.stages import Case, Run
+from masa_ros.models.stages import run_rows
 
 MODELS = ('masa_nano', 'masa_r50')
 PLANS = (('openvino', 'bf16'), ('openvino', 'fp32'))
@@ -39,14 +41,14 @@ COMPILED = (('compile', 'bf16'), ('compile', 'fp32'))
 
 @torch.inference_mode()
 def in_turns(
-    runs: Sequence[Run], case: Case, name: str, rounds: int
+    calls: Sequence[Callable[[], object]], rounds: int
 ) -> list[list[tuple[float, float]]]:
     """Milliseconds, and those of the processor, of calls of each after one that counts not."""
-    times: list[list[tuple[float, float]]] = [[] for _ in runs]
+    times: list[list[tuple[float, float]]] = [[] for _ in calls]
     for i in range(rounds + 1):
-        for run, measured in zip(runs, times):
+        for call, measured in zip(calls, times):
             start = time.perf_counter(), time.process_time()
-            run(**case.inputs[name])
+            call()
             if i:
                 end = time.perf_counter(), time.process_time()
                 measured.append(((end[0] - start[0]) * 1e3, (end[1] - start[1]) * 1e3))
@@ -54,15 +56,22 @@ def in_turns(
 
 
 def measure(
-    detector: MasaDetector, plans: Sequence[tuple[str, str]], camera: tuple[int, int], rounds: int
+    detector: MasaDetector,
+    plans: Sequence[tuple[str, str]],
+    camera: tuple[int, int],
+    rounds: int,
+    boxes: int = 0,
+    chosen: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Rows of one model: a stage under a runtime each."""
     shape = detector.input_shape(camera[1], camera[0])
     cases = detector.cases(calibration_images(shape)[:2])
     rows: list[dict[str, Any]] = []
     for name, eager in detector.eager.items():
+        if chosen and name not in chosen:
+            continue
         found: list[dict[str, Any]] = [{'runtime': 'eager', 'precision': 'fp32', 'agrees': True}]
-        runs: list[Run] = [eager]
+        runs = [eager]
         for runtime, precision in plans:
             row: dict[str, Any] = {'runtime': runtime, 'precision': precision}
             stage, dtype = detector.stages_in(precision)[name], storage(precision)
@@ -80,7 +89,13 @@ def measure(
             row['agreement'] = [str(each) for each in measures]
             found.append(row)
             runs.append(run)
-        for row, times in zip(found, in_turns(runs, cases[0], name, rounds)):
+        whole, given = detector.stages[name], cases[0].inputs[name]
+        calls: list[Callable[[], object]] = [functools.partial(run, **given) for run in runs]
+        if boxes and whole.rows:  # those it has, again and again
+            again = torch.arange(boxes) % len(given[whole.rows[0]])
+            given = {**given, **{each: given[each][again] for each in whole.rows}}
+            calls = [functools.partial(run_rows, whole, run, given) for run in runs]
+        for row, times in zip(found, in_turns(calls, rounds)):
             wall, processor = (statistics.median(each) for each in zip(*times))
             figures = {'ms': wall, 'processor_ms': processor}
             rows.append({'stage': name, **row, **figures})
@@ -107,6 +122,8 @@ def main(
     models: Sequence[str] = (),
     camera: str = '640x480',
     rounds: int = 15,
+    boxes: int = 0,
+    stages: Sequence[str] = (),
     compiled: bool = False,
     alone: bool = False,
     quick: bool = False,
@@ -131,9 +148,14 @@ def main(
             else random_detector(name, alone)
         )
         print(f'\n{name}, input {detector.input_shape(height, width)}', flush=True)
-        figures[name] = measure(detector, plans, (width, height), rounds)
+        figures[name] = measure(detector, plans, (width, height), rounds, boxes, stages)
         show(figures[name])
-    return {'threads': torch.get_num_threads(), 'camera': camera, 'models': figures}
+    return {
+        'threads': torch.get_num_threads(),
+        'camera': camera,
+        'boxes': boxes,
+        'models': figures,
+    }
 
 
 if __name__ == '__main__':
@@ -141,6 +163,10 @@ if __name__ == '__main__':
     parser.add_argument('models', nargs='*', metavar='MODEL', default=[])
     parser.add_argument('--camera', default='640x480', help='(%(default)s)')
     parser.add_argument('--rounds', type=int, default=15, help='(%(default)s)')
+    parser.add_argument(
+        '--boxes', type=int, default=0, help='of the stages behind the image; else what is found'
+    )
+    parser.add_argument('--stages', nargs='+', metavar='NAME', default=[], help='else all')
     parser.add_argument('--compiled', action='store_true', help='torch.compile too: minutes')
     parser.add_argument(
         '--alone', action='store_true', help='models on SAM without what finds objects'
