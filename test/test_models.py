@@ -1,6 +1,7 @@
 # Copyright 2026 The masa_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file, save_file
 
+from masa_ros.demo import scene
 from masa_ros.detectors import DETECTORS
 from masa_ros.detectors.masa import MasaDetector
 from masa_ros.detectors.masa_options import DetectorConfig
@@ -76,6 +78,39 @@ def test_roi_align_equals_torchvision(samples):
             levels[level], roi, 7, 1 / strides[level], samples, aligned=True
         )[0]
         torch.testing.assert_close(pooled[i], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_embeddings_have_maps_of_their_own_of_means():
+    """What learns can be applied before boxes are pooled, or after."""
+    torch.manual_seed(0)
+    network = MasaNetwork(NANO.network).eval()
+    images = torch.randn(2, 3, 96, 160)
+    boxes, image = random_boxes(40, 90), torch.arange(40) % 2
+    with torch.no_grad():
+        maps, found = network.backbone(images), network(images)
+        pooled = network.appearance_pool(found.appearance, boxes, image)
+        later = network.appearance_pool(network.appearance.unmixed(maps), boxes, image)
+        torch.testing.assert_close(network.appearance.mix(later), pooled, atol=1e-5, rtol=1e-4)
+        assert [x.shape[1:] for x in found.appearance] == [
+            (48, 24, 40), (48, 12, 20), (48, 6, 10), (48, 3, 5)
+        ]  # fmt: skip
+        for fine, coarse in itertools.pairwise(found.appearance):
+            torch.testing.assert_close(torch.nn.functional.avg_pool2d(fine, 2), coarse)
+
+
+def test_the_shipped_embeddings_tell_the_objects_of_the_demo_apart():
+    detector = MasaDetector.load(DetectorConfig('masa_nano', device='cpu'))
+    found, ids = [], []
+    for frame, truth in list(scene.render())[::15]:
+        (encoded,) = detector.encode([frame.image])
+        found.append(detector.describe(encoded, truth.instances).embeddings)
+        ids.append(truth.instances.track_ids)
+    looks, ids = np.concatenate(found), np.concatenate(ids)
+    looks /= np.linalg.norm(looks, axis=1, keepdims=True)
+    alike, same = looks @ looks.T, ids[:, None] == ids
+    assert alike[~same].mean() < 0.4 < 0.75 < alike[same].mean()
+    np.fill_diagonal(alike, -1)
+    assert (ids[alike.argmax(1)] == ids).mean() > 0.93
 
 
 def test_box_coding_round_trip():
@@ -205,22 +240,23 @@ def rewrite(path, change, model='masa_nano'):
     save_file(tensors, path, metadata={'model': model})
 
 
-def test_files_from_before_a_model_got_another_name_are_read(tmp_path, seeded_weights):
-    earlier, path = model_config('masa_nano2'), tmp_path / 'weights.safetensors'
+@pytest.mark.parametrize('other', ['masa_nano2', 'masa_nano3'])
+def test_files_from_before_a_model_got_another_name_are_read(tmp_path, seeded_weights, other):
+    earlier, path = model_config(other), tmp_path / 'weights.safetensors'
     network = MasaNetwork(earlier.network)
 
     def load(model, file):
         return MasaDetector.load(DetectorConfig(model, weights=str(file), device='cpu'))
 
-    for name in ('masa_nano', 'masa_nano2'):
+    for name in ('masa_nano', other):
         checkpoints.save(network, path, {'model': name})
-        assert load('masa_nano2', path).name == 'masa_nano2'
-    with pytest.raises(WeightsError, match='holds weights of masa_nano2'):
+        assert load(other, path).name == other
+    with pytest.raises(WeightsError, match=f'holds weights of {other}'):
         load('masa_nano', path)
-    with pytest.raises(WeightsError, match='is missing'):
-        load('masa_nano2', seeded_weights)
-    with pytest.raises(ConfigError, match='there is no file of masa_nano2'):
-        load('masa_nano2', '')
+    with pytest.raises(WeightsError, match='does not fit'):
+        load(other, seeded_weights)
+    with pytest.raises(ConfigError, match=f'there is no file of {other}'):
+        load(other, '')
 
 
 @pytest.mark.parametrize(
@@ -345,6 +381,7 @@ SMALL_SAM = SamConfig(
 )
 EXPORTED = {
     'nano': (NANO.network, (64, 96)),
+    'nano3': (model_config('masa_nano3').network, (64, 96)),
     'nano2': (model_config('masa_nano2').network, (64, 96)),
     'r50': (model_config('masa_r50').network, (64, 96)),
     'sam': (NetworkConfig(SMALL_SAM, fusion_attention=True), (256, 256)),

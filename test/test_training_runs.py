@@ -25,7 +25,8 @@ from masa_ros.models.preprocess import normalise
 from masa_ros.models.zoo import model_config
 from masa_ros.training.composites import Composites
 from masa_ros.training.cutouts import image_files, mine
-from masa_ros.training.losses import objective
+from masa_ros.training.losses import MOST_IDS, objective, sample_rois
+from masa_ros.training.replay import Memory, contrast
 from masa_ros.training.targets import LossConfig
 from masa_ros.training.train import Drawn, TrainConfig, to_batch, train
 
@@ -49,6 +50,9 @@ def composites(photos, tmp_path_factory):
     files = image_files(photos)
     library = mine(files, tmp_path_factory.mktemp('library'))
     return Composites(library, files, (128, 160), seed=3)
+
+
+IMAGE_PART = ('backbone', 'pyramid', 'proposals', 'masks')
 
 
 class Scenes:
@@ -240,6 +244,55 @@ def test_frozen_parts_keep_their_weights(composites, tmp_path, model, freeze, fr
     assert changed == free and len(free) >= 4
 
 
+def test_embeddings_learn_from_scenes_that_came_before(composites, tmp_path):
+    options = {'pairs': 2, 'warmup': 5, 'workers': 0, 'precision': 'fp32', 'steps': 8}
+    config = TrainConfig('masa_nano', tmp_path, freeze=IMAGE_PART, replay=4, **options)
+    train(config, Scenes(composites, few=4))
+    torch.manual_seed(0)
+    network, memory = MasaNetwork(model_config('masa_nano').network), Memory(4, seed=0)
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    trained = {
+        name.removeprefix('network.'): value
+        for name, value in load_file(tmp_path / 'checkpoint.safetensors').items()
+        if name.startswith('network.')
+    }
+    moved = {name for name, value in start.items() if not torch.equal(trained[name], value)}
+    assert {name.partition('.')[0] for name in moved} == {'appearance', 'embed'}
+    network.requires_grad_(False).eval()
+    images, targets = to_batch([Drawn(i, composites.pair(i)) for i in range(4)])
+    memory.add(network, normalise(images), targets, LossConfig())
+    losses = []
+    for state in (start, trained):
+        network.load_state_dict(state)
+        losses.append(float(contrast(network, memory.draw(4), LossConfig())['contrast']))
+    assert losses[1] < 0.7 * losses[0]
+
+
+def test_a_memory_keeps_the_newest_scenes_and_draws_them_as_they_were(composites):
+    torch.manual_seed(0)
+    network, config = MasaNetwork(model_config('masa_nano').network).eval(), LossConfig()
+    memory = Memory(3, seed=0)
+    batches = []
+    for first in (0, 2):
+        drawn = [Drawn(i, composites.pair(i)) for i in (first, first + 1)]
+        images, targets = to_batch(drawn)
+        batches.append((normalise(images), targets))
+        memory.add(network, *batches[-1], config)
+    looks = memory.draw(10)
+    assert sorted(set(looks.scene.tolist())) == [0, 1, 2]  # the first scene of four is gone
+    (images, targets) = batches[1]
+    mixed = network.appearance.mix(looks.pooled)
+    with torch.no_grad():
+        maps = network(images).appearance
+        rois = sample_rois([t.boxes[:0] for t in targets], targets, config)
+        direct = network.appearance_pool(maps, rois.boxes, rois.image)
+    # Every box of the second batch is among them, with the features that the network pools.
+    for one in direct:
+        assert (mixed - one).abs().flatten(1).max(1).values.min() < 1e-4
+    for scene, identity in zip(looks.scene.tolist(), looks.identity.tolist()):
+        assert identity // MOST_IDS == scene
+
+
 def test_a_tutor_is_imitated(composites, tmp_path):
     shipped = str(model_config('masa_nano').shipped_weights)
     options = {'pairs': 2, 'warmup': 5, 'workers': 0, 'precision': 'fp32', 'steps': 25}
@@ -304,6 +357,8 @@ def test_gentle_parts_learn_at_a_tenth_of_the_rate(composites, tmp_path, gentle)
         ({'gentle': ('wheels',)}, "gentle: masa_nano has no part 'wheels'"),
         ({'tutor': ('masa_r50', 'x')}, 'tutor: masa_r50 has embeddings of 256 numbers, not of'),
         ({'tutor': ('masa_nano', '/nowhere.safetensors')}, 'nowhere'),
+        ({'replay': 2}, 'replay: for embeddings with maps of their own'),
+        ({'replay': 2, 'model': 'masa_nano2', 'freeze': IMAGE_PART}, 'replay: for embeddings'),
         ({'model': 'masa_nono'}, 'masa_nono'),
         ({'weights': '/nowhere.safetensors'}, 'nowhere'),
     ],

@@ -225,6 +225,8 @@ class NetworkConfig:
     roi_samples: see ``RoIAlign``.
     roi_levels: pyramid levels that boxes are pooled from.
     box_convs, box_widths: of the box head.
+    appearance: channels of the maps that embeddings alone are pooled from; 0: they are pooled
+        from the pyramid.
     embed_convs, embed_groups, embed_width, embedding, temperature: of the embedding head.
     masks: the light mask head, None for networks without; SAM brings its own.
     dense: one-stage proposals in place of proposal network and box head.
@@ -242,6 +244,7 @@ class NetworkConfig:
     roi_levels: int = 4
     box_convs: int = 0
     box_widths: tuple[int, ...] = (1024, 1024)
+    appearance: int = 0
     embed_convs: int = 4
     embed_groups: int = 32
     embed_width: int = 1024

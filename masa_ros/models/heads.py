@@ -176,6 +176,9 @@ class EmbeddingHead(nn.Module):
     A positive ``temperature`` normalises the embeddings to length 1 / sqrt(temperature), so that
     dot products are cosines / temperature, the logits of the contrastive loss and of the
     bi-softmax alike. The released models leave them as they are (0).
+
+    ``direct``: a linear part beside the others, which have norms and so forget how bright and how
+    strong in colour a box is.
     """
 
     def __init__(
@@ -186,6 +189,7 @@ class EmbeddingHead(nn.Module):
         width: int,
         embedding: int,
         temperature: float,
+        direct: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
@@ -194,15 +198,19 @@ class EmbeddingHead(nn.Module):
         )
         self.fcs = _hidden(channels, 7, [width])
         self.embed = nn.Linear(width, embedding)
+        self.direct = nn.Linear(channels * 7 * 7, embedding, bias=False) if direct else None
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, 7, 7) -> (N, E)."""
+        given = features
         for conv in self.convs:
             features = conv(features)
         x = features.flatten(1)
         for fc in self.fcs:
             x = F.relu(fc(x))
         x = self.embed(x)
+        if self.direct is not None:
+            x = x + self.direct(given.flatten(1))
         if self.temperature:
             x = F.normalize(x.float(), dim=1) / math.sqrt(self.temperature)
         return x

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -68,6 +69,55 @@ class ConvNorm(nn.Module):
         """(B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
         x = self.norm(self.conv(x))
         return F.relu(x, inplace=True) if self.relu else x
+
+
+class AppearanceMaps(nn.Module):
+    """What tells one object from another of its kind: colour and texture, and some of its form.
+
+    One linear map of stride 4, made of those of strides 4, 8 and 16 of a backbone, and its means
+    over 2 x 2 cells, again and again. A box of any size is so described by the same features.
+    """
+
+    LEVELS = 4
+
+    def __init__(self, channels_in: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in channels_in)
+
+    def forward(self, maps: BackboneMaps) -> list[Tensor]:
+        """Return ``LEVELS`` maps of (B, channels, ., .), strides 4, 8, 16 and 32."""
+        mixed: Tensor | None = None
+        for lateral, x in reversed(list(zip(self.lateral, _finest(maps)))):
+            x = lateral(x)
+            if mixed is not None:
+                x = x + F.interpolate(mixed, size=x.shape[-2:], mode='nearest')
+            mixed = x
+        assert mixed is not None
+        return self._means(mixed)
+
+    def unmixed(self, maps: BackboneMaps) -> list[Tensor]:
+        """Return the same before anything that learns: (B, sum of ``channels_in``, ., .)."""
+        fine, *coarse = _finest(maps)
+        wide = [F.interpolate(x, size=fine.shape[-2:], mode='nearest') for x in coarse]
+        return self._means(torch.cat((fine, *wide), 1))
+
+    def mix(self, pooled: Tensor) -> Tensor:
+        """Turn what is pooled of ``unmixed`` into what would be pooled of ``forward``."""
+        weights, biases = zip(*(lateral.parameters() for lateral in self.lateral))
+        return F.conv2d(pooled, torch.cat(weights, 1), torch.stack(biases).sum(0))
+
+    def _means(self, finest: Tensor) -> list[Tensor]:
+        out = [finest]
+        while len(out) < self.LEVELS:
+            out.append(F.avg_pool2d(out[-1], 2))
+        return out
+
+
+def _finest(maps: BackboneMaps) -> tuple[Tensor, ...]:
+    """Return the maps of strides 4, 8 and 16."""
+    if maps.detail is None:
+        raise ValueError('this backbone gives no map of stride 4 to tell objects apart by')
+    return (maps.detail, *maps.maps[:2])
 
 
 class FeaturePyramid(nn.Module):

@@ -6,10 +6,13 @@
 stage       inputs                                 outputs
 ==========  =====================================  =============================================
 image       images (B, 3, H, W)                    level0 ... (B, C, ., .), detail where there
-                                                   are masks, candidates (B, K, 4), logits (B, K),
-                                                   classes (B, K, .) of one-stage proposals
+                                                   are masks, appearance0 ... where embeddings
+                                                   have maps of their own, candidates (B, K, 4),
+                                                   logits (B, K), classes (B, K, .) of one-stage
+                                                   proposals
 boxes       boxes (N, 4), level0 ... of one image  boxes (N, 4) refined, scores (N,)
-embeddings  boxes (N, 4), level0 ... of one image  pooled (N, C, 7, 7), embeddings (N, E)
+embeddings  boxes (N, 4), level0 ... and           pooled (N, C, 7, 7), embeddings (N, E)
+            appearance0 ... of one image
 masks       boxes (N, 4), pooled where the head    masks: (N, S, S) logits
             reads it, detail of one image
 ==========  =====================================  =============================================
@@ -74,6 +77,8 @@ class ImageStage(Stage):
         self.detail = None if network.masks is None else network.masks.detail_map
         self.proposals, self.candidates = network.proposals, candidates
         self.maps = self.levels if self.detail is None else (*self.levels, 'detail')
+        self.appearance, names = network.appearance, _appearance(network)
+        self.maps += names
         self.outputs = (*self.maps, 'candidates', 'logits')
         if isinstance(self.proposals, DenseHead):
             self.outputs += ('classes',)
@@ -86,12 +91,19 @@ class ImageStage(Stage):
         found = self.backbone(images)
         levels = self.fusion(self.pyramid(found.maps))
         detail = () if self.detail is None else (self.detail(levels, found.detail),)
+        looks = () if self.appearance is None else self.appearance(found)
         head = self.proposals
         if isinstance(head, DenseHead):
-            return (*levels, *detail, *head.candidates(head(found.maps), self.candidates))
+            return (*levels, *detail, *looks, *head.candidates(head(found.maps), self.candidates))
         logits, deltas = head(levels)
         shared = found.maps if self.shared else ()
-        return (*levels, *detail, *head.candidates(logits, deltas, self.candidates), *shared)
+        return (
+            *levels,
+            *detail,
+            *looks,
+            *head.candidates(logits, deltas, self.candidates),
+            *shared,
+        )
 
     def agreement(self, inputs: Tensors, expected: Tensors, found: Tensors) -> dict[str, float]:
         """Compare the maps, and look for the best candidates among those that were found."""
@@ -184,13 +196,18 @@ class EmbeddingStage(Stage):
 
     def __init__(self, network: MasaNetwork) -> None:
         super().__init__()
-        self.inputs = ('boxes', *_levels(network)[: network.config.roi_levels])
+        self.levels = _levels(network)[: network.config.roi_levels]
+        self.inputs = ('boxes', *self.levels, *_appearance(network))
         self.pool, self.embed = network.pool, network.embed
+        self.appearance_pool = network.appearance_pool
 
-    def forward(self, boxes: Tensor, *levels: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, boxes: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         """See the table above."""
-        pooled = self.pool(levels, boxes, _one_image(boxes))
-        return pooled, self.embed(pooled).float()
+        image, count = _one_image(boxes), len(self.levels)
+        looks = pooled = self.pool(maps[:count], boxes, image)
+        if maps[count:]:
+            looks = self.appearance_pool(maps[count:], boxes, image)
+        return pooled, self.embed(looks).float()
 
     def agreement(self, inputs: Tensors, expected: Tensors, found: Tensors) -> dict[str, float]:
         """Compare directions."""
@@ -252,6 +269,11 @@ def whole_boxes(boxes: Tensor) -> Tensor:
 
 def _levels(network: MasaNetwork) -> tuple[str, ...]:
     return tuple(f'level{i}' for i in range(network.config.levels))
+
+
+def _appearance(network: MasaNetwork) -> tuple[str, ...]:
+    count = 0 if network.appearance is None else network.appearance.LEVELS
+    return tuple(f'appearance{i}' for i in range(count))
 
 
 def _one_image(boxes: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from masa_ros.errors import ConfigError
 from masa_ros.models.configs import (
     CspConfig,
     NetworkConfig,
+    ResNetConfig,
     SamConfig,
     SamDecoderConfig,
     SwinConfig,
@@ -21,7 +22,7 @@ from masa_ros.models.csp import Csp
 from masa_ros.models.dense import DenseHead
 from masa_ros.models.fusion import DynamicFusion
 from masa_ros.models.heads import BoxHead, EmbeddingHead, ProposalHead
-from masa_ros.models.layers import FeaturePyramid
+from masa_ros.models.layers import AppearanceMaps, FeaturePyramid
 from masa_ros.models.masks import BoxMasks
 from masa_ros.models.resnet import ResNet
 from masa_ros.models.sampling import RoIAlign
@@ -36,12 +37,14 @@ class Features(NamedTuple):
     levels: fused pyramid, (B, C, ., .) each, finest first.
     detail: what the masks are drawn from, None for networks without masks.
     maps: of the backbone, which one-stage proposals read.
+    appearance: what embeddings are pooled from, the fused pyramid where there is nothing else.
 
     """
 
     levels: list[Tensor]
     detail: Tensor | None
     maps: list[Tensor]
+    appearance: list[Tensor]
 
 
 def _build(config: NetworkConfig) -> tuple[nn.Module, nn.Module | None, nn.Module | None]:
@@ -88,6 +91,8 @@ class MasaNetwork(nn.Module):
     proposals: ``ProposalHead``, which reads the fused pyramid, or ``DenseHead``, which reads the
         maps of the backbone.
     boxes: scores and refines what a ``ProposalHead`` proposes; None beside a ``DenseHead``.
+    appearance, appearance_pool: maps that embeddings alone are pooled from, and what pools them;
+        None and ``pool`` where embeddings are pooled from the pyramid, as everything else.
 
     SAM alone (a config without levels) has ``backbone`` and ``masks``, and no other part.
 
@@ -116,19 +121,29 @@ class MasaNetwork(nn.Module):
             self.proposals = ProposalHead(config.channels, config.strides, config.anchor_scale)
             self.boxes = BoxHead(config.channels, config.box_convs, config.box_widths)
         self.pool = RoIAlign(7, config.strides[: config.roi_levels], config.roi_samples)
+        self.appearance: AppearanceMaps | None = None
+        self.appearance_pool = self.pool
+        if config.appearance:
+            backbone = config.backbone
+            assert isinstance(backbone, CspConfig | ResNetConfig)
+            channels = (backbone.detail_channels, *backbone.pyramid_channels[:2])
+            self.appearance = AppearanceMaps(channels, config.appearance)
+            strides = tuple(4 << i for i in range(AppearanceMaps.LEVELS))
+            self.appearance_pool = RoIAlign(7, strides, config.roi_samples)
         self.embed = EmbeddingHead(
-            config.channels,
+            config.appearance or config.channels,
             config.embed_convs,
             config.embed_groups,
             config.embed_width,
             config.embedding,
             config.temperature,
+            direct=bool(config.appearance),
         )
 
     def forward(self, images: Tensor) -> Features:
         """(B, 3, H, W) normalised images -> features; all shapes follow from H and W."""
         maps = self.backbone(images)
         levels = self.fusion(self.pyramid(maps.maps))
-        if self.masks is None:
-            return Features(levels, None, maps.maps)
-        return Features(levels, self.masks.detail_map(levels, maps.detail), maps.maps)
+        detail = None if self.masks is None else self.masks.detail_map(levels, maps.detail)
+        appearance = levels if self.appearance is None else self.appearance(maps)
+        return Features(levels, detail, maps.maps, appearance)

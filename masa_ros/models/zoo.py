@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from masa_ros.errors import ConfigError
 from masa_ros.models.coco import COCO_CLASSES
 from masa_ros.models.configs import (
@@ -27,6 +29,7 @@ _NANO = ModelConfig(
         fusion_blocks=0,
         roi_samples=2,
         roi_levels=3,
+        appearance=48,
         embed_convs=2,
         embed_groups=16,
         embed_width=256,
@@ -45,6 +48,15 @@ _NANO = ModelConfig(
     max_instances=100,
     class_names=COCO_CLASSES,
     weights='masa_nano.safetensors',
+)
+
+# Files of masa_nano from before its embeddings had maps of their own.
+_NANO3 = dataclasses.replace(
+    _NANO,
+    name='masa_nano3',
+    formerly='masa_nano',
+    network=dataclasses.replace(_NANO.network, appearance=0),
+    weights='',
 )
 
 _NANO2 = ModelConfig(
@@ -138,7 +150,7 @@ _GDINO = ModelConfig(
 
 ZOO = {
     model.name: model
-    for model in (_NANO, _NANO2, _R50, _SAM_VITB, _SAM_VITH, _SAM_MOBILE, _DETIC, _GDINO)
+    for model in (_NANO, _NANO2, _NANO3, _R50, _SAM_VITB, _SAM_VITH, _SAM_MOBILE, _DETIC, _GDINO)
 }
 
 

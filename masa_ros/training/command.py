@@ -59,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument('--model', default='masa_nano', help='to be trained (%(default)s)')
     parser.add_argument('--weights', default='', metavar='FILE', help='to start from')
     parser.add_argument(
+        '--replay',
+        type=int,
+        default=0,
+        metavar='UPDATES',
+        help='where only embeddings learn: of the weights for every batch, from all scenes so far',
+    )
+    parser.add_argument(
         '--tutor',
         default='',
         metavar='NAME=FILE',
@@ -277,6 +284,7 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
         model=arguments.model,
         output=arguments.output,
         weights=arguments.weights,
+        replay=arguments.replay,
         tutor=named_file('--tutor', arguments.tutor) if arguments.tutor else ('', ''),
         device=device,
         precision=arguments.precision,

@@ -10,6 +10,8 @@ All functions work on plain tensors; boxes are xyxy in network-input pixels. Wit
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -29,7 +31,7 @@ from masa_ros.training.dense_losses import dense_loss, dense_proposals, keep_los
 from masa_ros.training.mask_losses import mask_loss, outline_loss
 from masa_ros.training.targets import LossConfig, Rois, Target, match, pick
 
-_MOST_IDS = 1 << 16  # of one scene
+MOST_IDS = 1 << 16  # of one scene
 
 
 def proposal_loss(
@@ -188,8 +190,8 @@ def contrast_loss(
 def imitation_loss(tutor: MasaNetwork, images: Tensor, rois: Rois, embeddings: Tensor) -> Tensor:
     """One minus the cosine of embeddings (R, E) and those that ``tutor`` gives the same boxes."""
     with torch.no_grad():
-        levels = tutor(images).levels
-        wanted = tutor.embed(tutor.pool(levels, rois.boxes, rois.image))
+        looks = tutor(images).appearance
+        wanted = tutor.embed(tutor.appearance_pool(looks, rois.boxes, rois.image))
     count = max(parallel.total(len(wanted), embeddings.device), 1)
     return (1 - F.cosine_similarity(embeddings.float(), wanted.float())).sum() / count
 
@@ -238,6 +240,64 @@ def released_margin_loss(cosines: Tensor, positive: Tensor) -> Tensor:
     return torch.cat((right, wrong)).mean()
 
 
+class Looks(NamedTuple):
+    """What embeddings are learned from.
+
+    Attributes
+    ----------
+    pooled: (R, C, 7, 7) features of boxes on objects.
+    identity: (R,) int64, the same for the two views of one object alone.
+    view: (R,) 0 or 1.
+    scene: (R,) int64.
+
+    """
+
+    pooled: Tensor
+    identity: Tensor
+    view: Tensor
+    scene: Tensor
+
+    def loss(self, network: MasaNetwork, config: LossConfig) -> tuple[Tensor, Tensor]:
+        """Return embeddings (R, E) and the weighted contrast of the two views."""
+        embeddings = network.embed(self.pooled)
+        scene = self.scene if config.one_camera else None
+        contrast = contrast_loss(embeddings, self.identity, self.view, scene)
+        return embeddings, config.contrast * contrast
+
+
+def _looks(pooled: Tensor, rois: Rois, targets: list[Target]) -> Looks:
+    """Say whose features (R, C, 7, 7) those of boxes on objects are."""
+    pairs = len(targets) // 2
+    ids = torch.cat([t.ids for t in targets])[rois.place(targets)]
+    scene = parallel.rank() * pairs + rois.image % pairs
+    return Looks(pooled, scene * MOST_IDS + ids, rois.image // pairs, scene)
+
+
+def only_embeddings_learn(network: MasaNetwork) -> bool:
+    """Tell whether embeddings have maps of their own and everything else is frozen."""
+    learning = {
+        name.partition('.')[0] for name, p in network.named_parameters() if p.requires_grad
+    }
+    return network.appearance is not None and learning <= {'appearance', 'embed'}
+
+
+def seen_objects(
+    network: MasaNetwork, images: Tensor, targets: list[Target], config: LossConfig
+) -> tuple[Looks, Rois]:
+    """Features of the objects of a batch before anything that learns, see ``unmixed``.
+
+    Nothing is looked for, which takes most of the time: the boxes are the objects' own, exact
+    and jittered.
+    """
+    assert network.appearance is not None
+    with torch.no_grad():
+        maps = network.appearance.unmixed(network.backbone(images))
+        rois = sample_rois([target.boxes[:0] for target in targets], targets, config)
+        rois = rois.some(rois.positive)
+        pooled = network.appearance_pool(maps, rois.boxes, rois.image)
+    return _looks(pooled, rois, targets), rois
+
+
 def objective(
     network: MasaNetwork,
     images: Tensor,
@@ -283,14 +343,10 @@ def objective(
 
     positive = rois.positive.nonzero()[:, 0]
     chosen = rois.some(positive)
-    pairs = len(targets) // 2
-    ids = torch.cat([t.ids for t in targets])[chosen.place(targets)]
-    scene = parallel.rank() * pairs + chosen.image % pairs
-    identity = scene * _MOST_IDS + ids
-    embeddings = network.embed(pooled[positive])
-    losses['contrast'] = config.contrast * contrast_loss(
-        embeddings, identity, chosen.image // pairs, scene if config.one_camera else None
-    )
+    looks = pooled[positive]
+    if network.appearance is not None:
+        looks = network.appearance_pool(features.appearance, chosen.boxes, chosen.image)
+    embeddings, losses['contrast'] = _looks(looks, chosen, targets).loss(network, config)
     if tutor is not None:
         losses['imitate'] = config.imitate * imitation_loss(tutor, images, chosen, embeddings)
     if network.masks is not None:

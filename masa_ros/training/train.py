@@ -32,7 +32,8 @@ from masa_ros.models.zoo import model_config
 from masa_ros.training import loop, parallel
 from masa_ros.training.data import Scenes
 from masa_ros.training.figures import Figures
-from masa_ros.training.losses import objective
+from masa_ros.training.losses import objective, only_embeddings_learn
+from masa_ros.training.replay import Memory, contrast
 from masa_ros.training.targets import LossConfig, Target
 from masa_ros.training.views import Known, ViewPair
 
@@ -49,6 +50,9 @@ class TrainConfig:
     model: name in the zoo.
     output: folder for weights, checkpoint and metrics.
     weights: file to start from; '' for random weights.
+    replay: where embeddings with maps of their own alone learn: updates of the weights for every
+        batch of scenes, each from as many scenes drawn of those that came so far. 0: one, from
+        the batch.
     tutor: model and file of a network whose embeddings are imitated, '' for none.
     steps: length of the run; the learning rate falls to zero over them.
     minutes: stop earlier when that much time has passed, 0 for no limit. The learning rate then
@@ -80,6 +84,7 @@ class TrainConfig:
     model: str
     output: Path
     weights: str = ''
+    replay: int = 0
     tutor: tuple[str, str] = ('', '')
     steps: int = 4000
     minutes: float = 0.0
@@ -166,6 +171,7 @@ def _same(drawn: list[Drawn | MasaError]) -> list[Drawn | MasaError]:
 
 
 _GENTLE = 0.1  # of the learning rate
+_REMEMBERED = 8000  # scenes, about a megabyte each at most
 
 
 def _frozen(config: TrainConfig, network: NetworkConfig) -> tuple[str, ...]:
@@ -232,6 +238,12 @@ class _State:
         if config.weights and model.network.dense is not None and not gentle.isdisjoint(learning):
             self.guide = copy.deepcopy(self.average).requires_grad_(False)
         self.tutor = _tutor(config, network, device)
+        alone = only_embeddings_learn(self.network) and self.tutor is None
+        if config.replay and not (alone and parallel.processes() == 1):
+            raise ConfigError(
+                'replay: for embeddings with maps of their own, everything else frozen, without '
+                'a tutor, in one process'
+            )
         self.learning = learning
         self.step, self.seconds = 0, 0.0
         self.left_out: dict[str, str] = {}  # photographs, and why
@@ -377,6 +389,9 @@ def _steps(
     begin = time.perf_counter() - state.seconds
     half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision != 'fp32')
     late = False
+    memory = Memory(_REMEMBERED, config.seed) if config.replay else None
+    updates = config.replay or 1  # of the weights, each step
+    done = first * updates
     for given in bar:
         drawn = []
         for item in given:
@@ -394,26 +409,34 @@ def _steps(
         if progress >= config.heads_after and not late:
             late = True
             state.only_embedding()
-        rate = loop.rate(progress, state.step, config.warmup)
+        rate = loop.rate(progress, done, config.warmup)
         for group in state.optimiser.param_groups:
             group['lr'] = config.learning_rate * rate * group['share']
         images, targets = to_batch(drawn)
         targets = [target.to(device) for target in targets]
         inputs = normalise(images.to(device, non_blocking=True))
-        with half:
-            losses = objective(
-                state.network, inputs, targets, config.losses, state.guide, state.tutor
-            )
-        loss = sum(losses.values(), start=torch.zeros((), device=device))
-        state.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        parallel.add_gradients(state.learning)
-        norm = torch.nn.utils.clip_grad_norm_(state.learning, config.clip)
-        if not bool(norm.isfinite()):
-            raise FloatingPointError(f'step {state.step}: the gradient is not finite')
-        state.optimiser.step()
+        if memory is not None:
+            with half:
+                memory.add(state.network, inputs, targets, config.losses)
+        for _ in range(updates):
+            with half:
+                if memory is None:
+                    losses = objective(
+                        state.network, inputs, targets, config.losses, state.guide, state.tutor
+                    )
+                else:
+                    losses = contrast(state.network, memory.draw(pairs), config.losses)
+            loss = sum(losses.values(), start=torch.zeros((), device=device))
+            state.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            parallel.add_gradients(state.learning)
+            norm = torch.nn.utils.clip_grad_norm_(state.learning, config.clip)
+            if not bool(norm.isfinite()):
+                raise FloatingPointError(f'step {state.step}: the gradient is not finite')
+            state.optimiser.step()
+            done += 1
+            loop.average(state.average, state.network, config.ema, done)
         state.step += 1
-        loop.average(state.average, state.network, config.ema, state.step)
         values = {
             name: parallel.total(float(value.detach()), device) for name, value in losses.items()
         }
