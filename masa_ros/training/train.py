@@ -63,8 +63,8 @@ class TrainConfig:
     clip: largest norm of the gradient.
     ema: decay of the averaged weights, which are the ones that are saved.
     freeze: parts of the network that keep their weights: any of 'backbone', 'masks', 'pyramid',
-        'fusion', 'proposals', 'proposals.known', 'boxes', 'embed', or a part of one. None:
-        backbone and masks of SAM, as in the paper; backbone and the known part of one-stage
+        'fusion', 'proposals', 'proposals.known', 'boxes', 'appearance', 'embed', or a part of one.
+        None: backbone and masks of SAM, as in the paper; backbone and the known part of one-stage
         proposals.
     gentle: parts that learn at a tenth of the rate. With one-stage proposals that start from
         ``weights`` the network also learns to go on naming what these name
