@@ -268,6 +268,31 @@ def test_embeddings_learn_from_scenes_that_came_before(composites, tmp_path):
     assert losses[1] < 0.7 * losses[0]
 
 
+def test_parts_begin_anew_whatever_the_file_says(composites, tmp_path):
+    """So a file from before the embeddings had maps of their own is a start too."""
+    earlier, file = model_config('masa_nano3'), tmp_path / 'earlier.safetensors'
+    torch.manual_seed(1)
+    before = MasaNetwork(earlier.network)
+    checkpoints.save(before, file, {'model': 'masa_nano'})
+    options = {'pairs': 1, 'workers': 0, 'precision': 'fp32', 'steps': 1, 'freeze': IMAGE_PART}
+    config = TrainConfig('masa_nano', tmp_path / 'out', weights=str(file), **options)
+    with pytest.raises(WeightsError, match='does not fit'):
+        train(config, Scenes(composites, few=1))
+    for parts, error in ((('appearance', 'embed'), None), (('looks',), "no part 'looks'")):
+        begun = dataclasses.replace(config, anew=parts)
+        if error:
+            with pytest.raises(ConfigError, match=error):
+                train(begun, Scenes(composites, few=1))
+        else:
+            train(begun, Scenes(composites, few=1))
+    trained = load_file(tmp_path / 'out/checkpoint.safetensors')
+    for name, value in before.state_dict().items():
+        if name.startswith('embed.') and value.ndim > 1:
+            assert not torch.equal(trained[f'network.{name}'], value), name
+        elif name.startswith('backbone.'):
+            torch.testing.assert_close(trained[f'network.{name}'], value, atol=2e-3, rtol=1e-3)
+
+
 def test_a_memory_keeps_the_newest_scenes_and_draws_them_as_they_were(composites):
     torch.manual_seed(0)
     network, config = MasaNetwork(model_config('masa_nano').network).eval(), LossConfig()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -41,8 +41,12 @@ def write(state: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> 
     temporary.replace(path)
 
 
-def load(network: MasaNetwork, path: Path, model: ModelConfig) -> dict[str, str]:
+def load(
+    network: MasaNetwork, path: Path, model: ModelConfig, anew: Sequence[str] = ()
+) -> dict[str, str]:
     """Fill the network from a safetensors file of ours or a checkpoint as it was published.
+
+    Parts that begin ``anew`` keep the weights they have, whatever the file says of them.
 
     A published MASA-SAM file without SAM's own tensors is completed by the file of SAM, looked
     for beside it and in the weights folder. Returns the metadata of files of ours.
@@ -65,6 +69,9 @@ def load(network: MasaNetwork, path: Path, model: ModelConfig) -> dict[str, str]
         if frozen:
             sam = locate(SAM_FILES[model.name], beside=path)
             tensors |= official.translate(model, official.read(sam))
+    begun = tuple(f'{part}.' for part in anew)
+    own = {name: value for name, value in network.state_dict().items() if name.startswith(begun)}
+    tensors = {n: value for n, value in tensors.items() if not n.startswith(begun)} | own
     wrong = differences(network, tensors)
     if wrong:
         likely = _made_for(tensors, path)

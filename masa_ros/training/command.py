@@ -59,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
     parser.add_argument('--model', default='masa_nano', help='to be trained (%(default)s)')
     parser.add_argument('--weights', default='', metavar='FILE', help='to start from')
     parser.add_argument(
+        '--anew',
+        nargs='*',
+        default=(),
+        metavar='PART',
+        help='parts that begin with random weights all the same, see --freeze',
+    )
+    parser.add_argument(
         '--replay',
         type=int,
         default=0,
@@ -83,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         nargs='*',
         metavar='PART',
         help='parts that do not learn: backbone, pyramid, fusion, proposals, proposals.known, '
-        'boxes, embed, masks, or parts of these, such as backbone.stem',
+        'boxes, appearance, embed, masks, or parts of these, such as backbone.stem',
     )
     parser.add_argument(
         '--gentle',
@@ -284,6 +291,7 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
         model=arguments.model,
         output=arguments.output,
         weights=arguments.weights,
+        anew=tuple(arguments.anew),
         replay=arguments.replay,
         tutor=named_file('--tutor', arguments.tutor) if arguments.tutor else ('', ''),
         device=device,

@@ -50,6 +50,7 @@ class TrainConfig:
     model: name in the zoo.
     output: folder for weights, checkpoint and metrics.
     weights: file to start from; '' for random weights.
+    anew: parts of the network that begin with random weights, whatever is in that file.
     replay: where embeddings with maps of their own alone learn: updates of the weights for every
         batch of scenes, each from as many scenes drawn of those that came so far. 0: one, from
         the batch.
@@ -84,6 +85,7 @@ class TrainConfig:
     model: str
     output: Path
     weights: str = ''
+    anew: tuple[str, ...] = ()
     replay: int = 0
     tutor: tuple[str, str] = ('', '')
     steps: int = 4000
@@ -206,10 +208,12 @@ class _State:
         self._model = model.name
         if not model.network.levels:
             raise ConfigError(f'model: {model.name} has nothing that is trained here')
-        network = MasaNetwork(model.network)
+        self.network = MasaNetwork(model.network)
+        for name in config.anew:
+            self._part('anew', name)
         if config.weights:
-            checkpoints.load(network, Path(config.weights), model)
-        self.network = network.to(device).to(memory_format=torch.channels_last).train()
+            checkpoints.load(self.network, Path(config.weights), model, config.anew)
+        self.network.to(device).to(memory_format=torch.channels_last).train()
         self.average = MasaNetwork(model.network).to(device).eval()
         self.average.load_state_dict(self.network.state_dict())
         if parallel.processes() > 1:
@@ -237,7 +241,7 @@ class _State:
         self.guide: MasaNetwork | None = None  # what gentle parts were before
         if config.weights and model.network.dense is not None and not gentle.isdisjoint(learning):
             self.guide = copy.deepcopy(self.average).requires_grad_(False)
-        self.tutor = _tutor(config, network, device)
+        self.tutor = _tutor(config, self.network, device)
         alone = only_embeddings_learn(self.network) and self.tutor is None
         if config.replay and not (alone and parallel.processes() == 1):
             raise ConfigError(
