@@ -96,15 +96,19 @@ class AppearanceMaps(nn.Module):
         return self._means(mixed)
 
     def unmixed(self, maps: BackboneMaps) -> list[Tensor]:
-        """Return the same before anything that learns: (B, sum of ``channels_in``, ., .)."""
+        """Return the same before anything that learns: (B, sum of ``channels_in`` + 1, ., .).
+
+        The last channel is 1: what is pooled beyond the edges of the maps is 0 there as well.
+        """
         fine, *coarse = _finest(maps)
         wide = [F.interpolate(x, size=fine.shape[-2:], mode='nearest') for x in coarse]
-        return self._means(torch.cat((fine, *wide), 1))
+        return self._means(torch.cat((fine, *wide, torch.ones_like(fine[:, :1])), 1))
 
     def mix(self, pooled: Tensor) -> Tensor:
         """Turn what is pooled of ``unmixed`` into what would be pooled of ``forward``."""
         weights, biases = zip(*(lateral.parameters() for lateral in self.lateral))
-        return F.conv2d(pooled, torch.cat(weights, 1), torch.stack(biases).sum(0))
+        bias = torch.stack(biases).sum(0)[:, None, None, None]
+        return F.conv2d(pooled, torch.cat((*weights, bias), 1))
 
     def _means(self, finest: Tensor) -> list[Tensor]:
         out = [finest]
