@@ -64,6 +64,7 @@ class Player:
         self.position, self.target = -1, 0
         self.length = len(source)
         self.playing, self.loop, self.speed = False, False, 1.0
+        self._turn = threading.Lock()  # of who says whether and where it goes on
         self._due = time.monotonic()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name='player', daemon=True)
@@ -97,13 +98,14 @@ class Player:
 
     def play(self, playing: bool) -> None:
         """Go on, or stop at the image that is shown; at the end it begins again."""
-        if playing and self.at_end:
-            self.target = 0
-        self._due = time.monotonic()
-        self.playing = playing
-        if not playing:
-            # The image that is in work is shown too: prompts are made on the newest one.
-            self.target = max(min(self.target, self.position + 1), 0)
+        with self._turn:
+            if playing and self.at_end:
+                self.target = 0
+            self._due = time.monotonic()
+            self.playing = playing
+            if not playing:
+                # The image that is in work is shown too: prompts are made on the newest one.
+                self.target = max(min(self.target, self.position + 1), 0)
 
     def seek(self, index: int) -> None:
         """Show image ``index``; what lies before it and is not tracked yet is, at once."""
@@ -204,7 +206,8 @@ class Player:
             self._show()
         if behind or position < self.target:
             return True
-        return self._go_on()
+        with self._turn:
+            return self._go_on()
 
     def _go_on(self) -> bool:
         """Take the next image for the target when its time has come."""
