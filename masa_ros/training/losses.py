@@ -283,7 +283,7 @@ def only_embeddings_learn(network: MasaNetwork) -> bool:
 
 def seen_objects(
     network: MasaNetwork, images: Tensor, targets: list[Target], config: LossConfig
-) -> tuple[Looks, Rois]:
+) -> Looks:
     """Features of the objects of a batch before anything that learns, see ``unmixed``.
 
     Nothing is looked for, which takes most of the time: the boxes are the objects' own, exact
@@ -295,7 +295,7 @@ def seen_objects(
         rois = sample_rois([target.boxes[:0] for target in targets], targets, config)
         rois = rois.some(rois.positive)
         pooled = network.appearance_pool(maps, rois.boxes, rois.image)
-    return _looks(pooled, rois, targets), rois
+    return _looks(pooled, rois, targets)
 
 
 def objective(

@@ -34,7 +34,7 @@ class Memory:
         self, network: MasaNetwork, images: Tensor, targets: list[Target], config: LossConfig
     ) -> None:
         """Remember the scenes of a batch, see ``losses.objective``."""
-        looks, _ = seen_objects(network, images, targets, config)
+        looks = seen_objects(network, images, targets, config)
         for scene in looks.scene.unique().tolist():
             mine = Looks(*(values[looks.scene == scene] for values in looks))
             if len(self._scenes) < self.most:
