@@ -16,9 +16,8 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 
 from masa_ros.errors import ImageError, SourceError
-from masa_ros.images import natural_order
 from masa_ros.recordings.bags import COMPRESSED_TYPE, IMAGE_TYPE, typestore
-from masa_ros.recordings.sources import BagSource, FolderSource, Source, stamp_ns_of
+from masa_ros.recordings.sources import BagSource, Beside, FolderSource, Source, stamp_ns_of
 from masa_ros.space.cameras import Camera
 from masa_ros.space.depth import (
     Depth,
@@ -197,18 +196,14 @@ class FolderDepth:
     ) -> None:
         self.camera, self.sensor = camera, sensor
         self._scale = scale
-        self._files = natural_order(p for p in path.iterdir() if p.suffix.lower() in _FILES)
-        self._by_stem = {file.stem: file for file in self._files}
-        self._named = any(Path(name).stem in self._by_stem for name in names)
-        if not self._files:
+        files = (p for p in path.iterdir() if p.suffix.lower() in _FILES)
+        self._files = Beside(files, names, lambda name: Path(name).stem)
+        if not len(self._files):
             raise SourceError(f'{path} holds no depth ({", ".join(sorted(_FILES))})')
 
     def at(self, index: int, name: str, stamp_ns: int) -> Seen | None:
         """Return the depth of an image, None where there is none; raises ImageError."""
-        if self._named:
-            file = self._by_stem.get(Path(name).stem)
-        else:
-            file = self._files[index] if index < len(self._files) else None
+        file = self._files.of(index, name)
         if file is None:
             return None
         try:

@@ -12,9 +12,8 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 
 from masa_ros.errors import SourceError
-from masa_ros.images import natural_order
 from masa_ros.recordings.bags import typestore
-from masa_ros.recordings.sources import FolderSource, Source, stamp_ns_of
+from masa_ros.recordings.sources import Beside, FolderSource, Source, stamp_ns_of
 from masa_ros.space.frames import Frames, Matrix, matrix_from, matrix_of
 from masa_ros.types import Frame
 
@@ -90,19 +89,13 @@ class FolderPoses:
     """
 
     def __init__(self, path: Path, names: Iterable[str] = ()) -> None:
-        self._files = natural_order(p for p in path.iterdir() if p.suffix in _SUFFIXES)
-        if not self._files:
+        self._files = Beside((p for p in path.iterdir() if p.suffix in _SUFFIXES), names, _plain)
+        if not len(self._files):
             raise SourceError(f'{path} holds no poses ({", ".join(_SUFFIXES)})')
-        self._by_name = {_plain(file.name): file for file in self._files}
-        self._named = any(_plain(name) in self._by_name for name in names)
 
     def at(self, index: int, name: str, frame: Frame) -> Matrix:
         """Return the pose of an image; raises LookupError."""
-        file: Path | None
-        if self._named:
-            file = self._by_name.get(_plain(name))
-        else:
-            file = self._files[index] if index < len(self._files) else None
+        file = self._files.of(index, name)
         if file is None:
             raise LookupError(f'{name} has no pose')
         try:

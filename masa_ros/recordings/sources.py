@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -82,6 +82,35 @@ def images_of(source: Source) -> Iterator[NDArray[np.uint8] | None]:
 def frames_of(items: Iterable[Item]) -> list[Frame]:
     """Return the frames of a recording, without those that cannot be used."""
     return [item.frame for item in items if not isinstance(item.frame, ImageError)]
+
+
+class Beside:
+    """Files that go with the images of a recording: by name, or by order where none has one.
+
+    Parameters
+    ----------
+    files: in any order.
+    names: of the images.
+    key: what two names that belong together have in common.
+
+    """
+
+    def __init__(
+        self, files: Iterable[Path], names: Iterable[str], key: Callable[[str], str]
+    ) -> None:
+        self._files, self._key = natural_order(files), key
+        self._by_key = {key(file.name): file for file in self._files}
+        self._named = any(key(name) in self._by_key for name in names)
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self._files)
+
+    def of(self, index: int, name: str) -> Path | None:
+        """Return the file of an image, None where it has none."""
+        if self._named:
+            return self._by_key.get(self._key(name))
+        return self._files[index] if index < len(self._files) else None
 
 
 def open_source(path: Path, topic: str = '', fps: float = 0.0) -> Source:
