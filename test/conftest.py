@@ -18,6 +18,7 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from masa_ros.engines.openvino import OpenVINO
 from masa_ros.models import checkpoints
@@ -25,6 +26,10 @@ from masa_ros.models.network import MasaNetwork
 from masa_ros.models.zoo import model_config
 
 torch.set_num_threads(2)
+
+# How fast an example is is no property of the code.
+settings.register_profile('tests', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile('tests')
 
 # Networks run as on a machine without OpenVINO, but where it is what is tested.
 openvino_missing = OpenVINO.missing

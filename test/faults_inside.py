@@ -75,7 +75,7 @@ def _ids_of_a_still_picture(stage: Scene) -> set[int]:
 def moves_to_cpu(stage: Scene) -> dict[str, int]:
     before = _ids_of_a_still_picture(stage)
     _break(stage)  # and stays broken: the device is gone
-    assert stage.harness.until(lambda: stage.count('failed') >= 1, 5)
+    assert stage.harness.until(lambda: stage.count('failed') >= 1)
     time.sleep(1.0)
     after = _ids_of_a_still_picture(stage)
     assert len(before & after) > len(before) / 2, f'other tracks: {before} became {after}'
@@ -85,7 +85,7 @@ def moves_to_cpu(stage: Scene) -> dict[str, int]:
 def deactivates(stage: Scene) -> dict[str, int]:
     _break(stage)
     unconfigured = State.PRIMARY_STATE_UNCONFIGURED
-    assert stage.harness.until(lambda: stage.state() == unconfigured, 5)
+    assert stage.harness.until(lambda: stage.state() == unconfigured)
     assert stage.harness.images.get_subscription_count() == 0
     node = stage.harness.node
     node._load_method.broken = False
@@ -123,11 +123,11 @@ def with_fragile_engines(name, config, log):
 
 
 def engine_breaks(stage: Scene) -> dict[str, int]:
-    assert stage.harness.until(lambda: 'image compile' in stage.harness.report('engines'), 20)
+    assert stage.harness.until(lambda: 'image compile' in stage.harness.report('engines'))
     with_fragile_engines.runtime.broken = True
     assert stage.harness.exchange(stage.good()) is not None, 'an image is lost'
     said = lambda: 'no more' in stage.harness.report('engines')  # noqa: E731
-    assert stage.harness.until(said, 5), stage.harness.report('engines')
+    assert stage.harness.until(said), stage.harness.report('engines')
     return {'processed': 2}
 
 
@@ -182,7 +182,7 @@ def nothing_found(stage: Scene) -> dict[str, int]:
     empty = lambda: all(  # noqa: E731
         stage.harness.report(key) == '0' for key in ('memory_bytes', 'tracks_in_memory')
     )
-    assert stage.harness.until(empty, 5), 'something is remembered'
+    assert stage.harness.until(empty), 'something is remembered'
     assert set_parameter(stage.harness, 'score_threshold', 0.0).successful
     return {'objects_deleted': 1}
 

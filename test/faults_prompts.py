@@ -9,7 +9,7 @@ from conftest import scene
 from fault_scene import Scene
 from masa_ros.srv import AddObject, CorrectObject, RemoveObject
 from rclpy.qos import QoSProfile
-from ros_harness import SECOND, call
+from ros_harness import PATIENCE, SECOND, call
 
 from masa_ros.nodes.messages import ns_to_stamp
 
@@ -71,7 +71,7 @@ def flood(stage: Scene) -> dict[str, int]:
     harness = stage.harness
     many = QoSProfile(depth=100)
     client = harness.peer.create_client(AddObject, '/masa_tracker/add_object', qos_profile=many)
-    assert client.wait_for_service(10)
+    assert client.wait_for_service(PATIENCE)
     futures, before = [], stage.harness.cameras[0].statistics.processed
     for number in range(80):
         request = AddObject.Request(**_mask(4 * number % 200, 60, 20, 20))
@@ -79,7 +79,7 @@ def flood(stage: Scene) -> dict[str, int]:
         if number % 8 == 0:
             stage.send(stage.good())
         time.sleep(0.02)
-    assert harness.until(lambda: all(f.done() for f in futures), 60), 'somebody gets no answer'
+    assert harness.until(lambda: all(f.done() for f in futures)), 'somebody gets no answer'
     followed = sum(f.result().success for f in futures)
     assert followed == 3 and all(f.result().success or f.result().message for f in futures)
     assert harness.cameras[0].statistics.processed > before

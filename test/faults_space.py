@@ -24,8 +24,8 @@ class _Depth:
         peer = self.harness.peer
         self.depth = peer.create_publisher(Image, 'depth/image_raw', qos_profile_sensor_data)
         self.info = peer.create_publisher(CameraInfo, 'camera_info', 5)
-        assert self.harness.until(self.depth.get_subscription_count, 5)
-        assert self.harness.until(self.info.get_subscription_count, 5)
+        assert self.harness.until(self.depth.get_subscription_count)
+        assert self.harness.until(self.info.get_subscription_count)
         self.calibrate(**info)
 
     def calibrate(self, **fields: object) -> None:
@@ -84,14 +84,14 @@ def other_units(stage: Scene) -> dict[str, int]:
     depth = _Depth(stage)
     for _ in range(4):
         depth.send(METRES * 1000)
-    stage.harness.until(lambda: stage.count('space_out_of_range') > 0, 5)
+    stage.harness.until(lambda: stage.count('space_out_of_range') > 0)
     return {'space_out_of_range': 1, 'processed': 4}
 
 
 def no_transform(stage: Scene) -> dict[str, int]:
     depth = _Depth(stage)
     info = stage.harness.peer.create_publisher(CameraInfo, 'depth/camera_info', 5)
-    stage.harness.until(info.get_subscription_count, 5)
+    stage.harness.until(info.get_subscription_count)
     info.publish(CameraInfo(height=240, width=320, k=K))
     for _ in range(4):
         depth.send()

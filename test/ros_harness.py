@@ -22,6 +22,7 @@ from masa_ros.nodes.messages import array_to_image, ns_to_stamp
 from masa_ros.nodes.tracker_node import TrackerNode
 
 SECOND = 1_000_000_000
+PATIENCE = 60.0  # what only a mistake needs, in seconds: no machine of the tests is so slow
 
 
 class Harness:
@@ -66,7 +67,7 @@ class Harness:
         self.node.destroy_node()
         self.peer.destroy_node()
 
-    def until(self, condition, seconds=20.0):
+    def until(self, condition, seconds=PATIENCE):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if condition():
@@ -76,7 +77,7 @@ class Harness:
 
     def wait_until_tracking(self):
         publishers = (self.images, self.compressed)
-        assert self.until(lambda: any(p.get_subscription_count() for p in publishers), 60)
+        assert self.until(lambda: any(p.get_subscription_count() for p in publishers))
 
     def header(self, stamp_ns=None):
         if stamp_ns is None:
@@ -91,7 +92,7 @@ class Harness:
         """Publish one image and return the answer to it, None when there is none in time."""
         before = len(self.tracks)
         (publisher or self.images).publish(message)
-        self.until(lambda: len(self.tracks) > before, 5.0)
+        self.until(lambda: len(self.tracks) > before)
         return self.tracks[-1] if len(self.tracks) > before else None
 
     @property
@@ -99,17 +100,23 @@ class Harness:
         """Cameras of the node, none while it is not configured."""
         return self.node._work.cameras if self.node._work is not None else []
 
-    def waits(self, camera):
-        """Whether an image waits for its turn."""
-        return self.node._work is not None and self.node._work.waiting(camera) > 0
+    def account(self):
+        """Images that the first camera received, and how many of them something became of."""
+        seen = self.cameras[0].statistics
+        return seen.received, seen.processed + seen.skipped + seen.failed + seen.rejected.total()
 
     def report(self, key):
         """A value of the newest diagnostics, '' when it is not there."""
-        for message in reversed(self.diagnostics):
-            for status in message.status:
-                if status.name == 'masa_tracker':
-                    return next((v.value for v in status.values if v.key == key), '')
-        return ''
+        return next(iter(self.reports(key)), '')
+
+    def reports(self, key):
+        """Values of all diagnostics that came, the newest first."""
+        return [
+            next((v.value for v in status.values if v.key == key), '')
+            for message in reversed(self.diagnostics)
+            for status in message.status
+            if status.name == 'masa_tracker'
+        ]
 
 
 def tracking(weights, **overrides):
@@ -127,9 +134,9 @@ def tracking(weights, **overrides):
 
 def call(harness, kind, name, request):
     client = harness.peer.create_client(kind, name)
-    assert client.wait_for_service(10)
+    assert client.wait_for_service(PATIENCE)
     future = client.call_async(request)
-    assert harness.until(future.done, 30)
+    assert harness.until(future.done)
     return future.result()
 
 
@@ -170,7 +177,7 @@ class Peer:
         if self._own:
             rclpy.shutdown(context=self.context)
 
-    def until(self, condition, seconds):
+    def until(self, condition, seconds=PATIENCE):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if condition():
@@ -187,10 +194,20 @@ class Peer:
         """Publish one image and return the answer to it, None when there is none in time."""
         before = len(self.tracks)
         self.images.publish(message)
-        return self.tracks[-1] if self.until(lambda: len(self.tracks) > before, 5.0) else None
+        return self.tracks[-1] if self.until(lambda: len(self.tracks) > before) else None
 
-    def answer_to_an_image(self):
-        return self.exchange(self.image(scene())) is not None
+    def meet(self):
+        """Publish images until one is answered; till then a side may not have found the other."""
+        assert self.until(self.images.get_subscription_count), 'nobody wants images'
+        for _ in range(int(PATIENCE)):
+            message = self.image(scene())
+            self.images.publish(message)
+            if self.until(lambda: self.tracks, 1.0):
+                break
+        newest = message.header
+        assert self.until(lambda: self.tracks and self.tracks[-1].header == newest), (
+            'no tracks come'
+        )
 
 
 def jpeg(pixels):

@@ -76,7 +76,7 @@ class SpaceHarness(Harness):
         (camera,) = self.cameras
         message = CameraInfo(**(values | fields))
         self.info.publish(message)
-        self.until(lambda: getattr(camera.inputs.info, 'k', None) is not None, 2)
+        self.until(lambda: getattr(camera.inputs.info, 'k', None) is not None)
 
     def depth_image(self, pixels, header, encoding='32FC1', frame='camera_optical_frame'):
         message = array_to_image(pixels, encoding, Header(stamp=header.stamp, frame_id=frame))
@@ -90,7 +90,7 @@ class SpaceHarness(Harness):
             pixels = metres(shift) if pixels is None else pixels
             self.depth.publish(self.depth_image(pixels, message.header, **options))
         self.images.publish(message)
-        self.until(lambda: len(self.places) > before, 5.0)
+        self.until(lambda: len(self.places) > before)
         return self.places[-1] if len(self.places) > before else None
 
 

@@ -46,5 +46,5 @@ def test_a_workspace_is_built_and_tested(tmp_path):
     for file in results:
         (suite,) = ET.parse(file).getroot()
         assert int(suite.get('tests')) >= 5
-        assert suite.get('failures') == suite.get('errors') == '0'
+        assert suite.get('failures') == suite.get('errors') == '0', file.read_text()
         assert 'skipped' not in suite.attrib or suite.get('skipped') == '0'

@@ -53,15 +53,15 @@ def test_nodes_are_loaded_run_and_are_unloaded(container, seeded_weights):
     assert names == {first: '/left/masa_tracker', second: '/right/masa_tracker'}
     for side in ('left', 'right'):
         with contextlib.closing(Peer(side)) as peer:
-            assert peer.until(lambda peer=peer: peer.images.get_subscription_count(), 20)
+            peer.meet()
             message = peer.image(scene())
             assert peer.exchange(message).header == message.header
     container.unload(first)
     assert list(container.loaded) == [second]
     with contextlib.closing(Peer('witness')) as peer:
         nodes = peer.node.get_node_names_and_namespaces
-        assert peer.until(lambda: ('masa_tracker', '/right') in nodes(), 10)
-        assert peer.until(lambda: ('masa_tracker', '/left') not in nodes(), 2)
+        assert peer.until(lambda: ('masa_tracker', '/right') in nodes())
+        assert peer.until(lambda: ('masa_tracker', '/left') not in nodes())
     with pytest.raises(ConfigError, match='no node has the number'):
         container.unload(first)
 
@@ -71,7 +71,7 @@ def test_remaps_reach_the_node(container, seeded_weights):
         TRACKER, 'eyes', '', ('image_raw:=/remapped/image_raw',), options(seeded_weights)
     )
     with contextlib.closing(Peer('remapped')) as peer:
-        assert peer.until(lambda: peer.images.get_subscription_count(), 20)
+        assert peer.until(lambda: peer.images.get_subscription_count())
 
 
 @pytest.mark.parametrize(

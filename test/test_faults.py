@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from faults import FAULTS, run
+from ros_harness import PATIENCE
 
 pytestmark = pytest.mark.ros
 
@@ -13,4 +14,4 @@ def test_the_node_keeps_its_promises_when(name, seeded_weights, tmp_path):
     weights = shutil.copy(seeded_weights, tmp_path)
     observed = run(FAULTS[name], str(weights))
     print(observed)
-    assert observed.good, observed
+    assert observed.good(PATIENCE), observed

@@ -26,7 +26,6 @@ from masa_ros.types import Frame, Instances, Mask
 
 fuzz = settings(
     max_examples=150,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -205,7 +205,7 @@ def test_what_cannot_be_used_says_why(change, cause, words):
     st.booleans(),
     st.binary(max_size=400),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_random_messages_give_pixels_or_an_image_error(encoding, height, width, step, big, data):
     wild = SimpleNamespace(
         encoding=encoding, height=height, width=width, step=step, is_bigendian=big, data=data

@@ -164,7 +164,7 @@ def test_tracks_are_published_as_detections_too(harness):
     harness.peer.create_subscription(
         vision.Detection2DArray, '/masa_tracker/detections', heard.append, 10
     )
-    assert harness.until(lambda: harness.exchange(harness.image(scene())) and heard, 60)
+    assert harness.until(lambda: harness.exchange(harness.image(scene())) and heard)
     answer = next(each for each in harness.tracks if each.header == heard[0].header)
     assert answer.instances
     for theirs, ours in zip(heard[0].detections, answer.instances, strict=True):
@@ -187,7 +187,7 @@ def test_the_published_detections_keep_names_and_numbers(harness):
     )
     detector = Detector(harness)
     given = detection(70, 80, 68, 68, ('ball', 0.9)), detection(215, 150, 80, 70, ('7', 0.8))
-    assert harness.until(lambda: detector.answer(*given) and heard, 60)
+    assert harness.until(lambda: detector.answer(*given) and heard)
     names = {each.results[0].hypothesis.class_id for each in heard[0].detections}
     assert names == {'ball', '7'}
 
@@ -272,9 +272,9 @@ class Manager:
 
     def ask(self, kind, **fields):
         client = self.clients[kind]
-        assert self.peer.until(client.service_is_ready, 60), 'the container is not there'
+        assert self.peer.until(client.service_is_ready), 'the container is not there'
         future = client.call_async(kind.Request(**fields))
-        assert self.peer.until(future.done, 60), 'the container does not answer'
+        assert self.peer.until(future.done), 'the container does not answer'
         return future.result()
 
     def load(self, plugin, parameters=None, extra_arguments=None, **fields):
@@ -357,11 +357,11 @@ def test_a_tracker_is_loaded_tracks_and_is_unloaded(run, peer, seeded_weights):
     assert loaded.full_node_name == '/front/masa_tracker'
     assert manager.list() == {loaded.unique_id: '/front/masa_tracker'}
     images = peer.node.create_publisher(type(peer.image(scene())), '/camera/image', 10)
-    assert peer.until(images.get_subscription_count, 60)
+    assert peer.until(images.get_subscription_count)
     message = peer.image(scene())
     for _ in range(20):  # one alone may come before the node's side has found the publisher
         images.publish(message)
-        if peer.until(lambda: peer.tracks, 3):
+        if peer.until(lambda: peer.tracks):
             break
     assert peer.tracks[0].header == message.header
     assert manager.unload(loaded.unique_id).success
@@ -387,13 +387,13 @@ def test_components_of_other_packages_are_loaded_as_they_are_asked_for(run, peer
     assert manager.list() == {first.unique_id: '/plain', second.unique_id: '/left/eye'}
     for name, colour in (('/plain', 'white'), ('/left/eye', 'red')):
         client = peer.node.create_client(GetParameters, f'{name}/get_parameters')
-        assert peer.until(client.service_is_ready, 60)
+        assert peer.until(client.service_is_ready)
         future = client.call_async(GetParameters.Request(names=['colour']))
-        assert peer.until(future.done, 60)
+        assert peer.until(future.done)
         assert future.result().values[0].string_value == colour
     assert manager.unload(first.unique_id).success
     names = peer.node.get_node_names_and_namespaces
-    assert peer.until(lambda: ('plain', '/') not in names(), 60)
+    assert peer.until(lambda: ('plain', '/') not in names())
     assert manager.list() == {second.unique_id: '/left/eye'}
 
 
@@ -436,4 +436,4 @@ def test_the_container_and_its_nodes_end_cleanly(run, peer, samples, number, tmp
     assert process.wait(60) == 0
     assert 'the farewell of samples' in (tmp_path / 'container.log').read_text()
     names = peer.node.get_node_names
-    assert peer.until(lambda: not {'plain', 'component_container'} & set(names()), 60)
+    assert peer.until(lambda: not {'plain', 'component_container'} & set(names()))

@@ -170,18 +170,18 @@ def parameters(tmp_path, seeded_weights):
 
 def ask(peer, kind, name, **fields):
     client = peer.node.create_client(kind, name)
-    assert peer.until(client.service_is_ready, 60), f'no service {name}'
+    assert peer.until(client.service_is_ready), f'no service {name}'
     future = client.call_async(kind.Request(**fields))
-    assert peer.until(future.done, 60), f'no answer from {name}'
+    assert peer.until(future.done), f'no answer from {name}'
     return future.result()
 
 
 def tracks(peer):
     """Tracks of an image that is published as soon as somebody listens."""
-    assert peer.until(peer.images.get_subscription_count, 60), 'nobody wants images'
+    assert peer.until(peer.images.get_subscription_count), 'nobody wants images'
     message = peer.image(scene())
     peer.images.publish(message)
-    assert peer.until(lambda: peer.tracks, 60), 'no tracks come'
+    assert peer.until(lambda: peer.tracks), 'no tracks come'
     assert peer.tracks[-1].header == message.header
     return peer.tracks[-1].instances
 
@@ -226,7 +226,7 @@ def test_a_container_tracks_and_takes_another_tracker(start, parameters):
     )
     with contextlib.closing(Peer('right')) as right:
         assert tracks(right)
-        assert right.until(lambda: "Loaded node '/right/masa_tracker'" in second.log, 60)
+        assert right.until(lambda: "Loaded node '/right/masa_tracker'" in second.log)
         assert 'process started' not in second.log
 
 

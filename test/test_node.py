@@ -94,7 +94,7 @@ def test_a_bad_image_costs_one_line_and_is_counted(harness, cause, capfd):
         harness.images.publish(BAD[cause](harness))
         time.sleep(0.1)
     key = f'rejected_{cause}'
-    assert harness.until(lambda: harness.report(key) == '3', 5), harness.report('last_problem')
+    assert harness.until(lambda: harness.report(key) == '3'), harness.report('last_problem')
     lines = warned(capfd, 'image refused')
     assert len(lines) == 1, lines
     assert '/image_raw' in lines[0]
@@ -108,11 +108,12 @@ def test_compressed_images_and_a_corrupt_one(harness, capfd):
     assert harness.exchange(good, harness.compressed).instances
     corrupt = CompressedImage(header=harness.header(), format='jpeg')
     corrupt.data = array.array('B', jpeg(scene())[:40])
-    assert harness.exchange(corrupt, harness.compressed) is None
-    assert harness.until(lambda: harness.report('rejected_data') == '1', 5)
+    harness.compressed.publish(corrupt)
+    assert harness.until(lambda: harness.report('rejected_data') == '1')
     assert len(warned(capfd, '/image_raw/compressed: image refused')) == 1
     good.header = harness.header()
-    assert harness.exchange(good, harness.compressed)
+    assert harness.exchange(good, harness.compressed).header == good.header
+    assert len(harness.tracks) == 2
 
 
 @of_every_method
@@ -129,7 +130,7 @@ def test_stamps_that_jump_back_start_new_tracks(harness, capfd):
     before = tracks_from_msg(harness.exchange(harness.image(scene())))
     after = tracks_from_msg(harness.exchange(harness.image(scene(), stamp_ns=5 * SECOND)))
     assert set(before.track_ids.tolist()).isdisjoint(after.track_ids.tolist())
-    assert harness.until(lambda: harness.report('event_time_jump') == '1', 5)
+    assert harness.until(lambda: harness.report('event_time_jump') == '1')
     assert len(warned(capfd, 'jump back')) == 1
 
 
@@ -149,8 +150,9 @@ def test_an_image_behind_a_newer_one_is_dropped(harness):
     message = harness.image(scene())
     assert harness.exchange(message)
     stamp = message.header.stamp.sec * SECOND + message.header.stamp.nanosec
-    assert harness.exchange(harness.image(scene(), stamp_ns=stamp - SECOND // 20)) is None
-    assert harness.until(lambda: harness.report('rejected_late') == '1', 5)
+    harness.images.publish(harness.image(scene(), stamp_ns=stamp - SECOND // 20))
+    assert harness.until(lambda: harness.report('rejected_late') == '1')
+    assert len(harness.tracks) == 1
 
 
 def test_overload_is_counted_exactly(seeded_weights):
@@ -177,7 +179,7 @@ def test_overload_is_counted_exactly(seeded_weights):
         return received > 20 and received == sum(ends)
 
     try:
-        assert harness.until(at_rest, 15)
+        assert harness.until(at_rest)
         assert int(harness.report('skipped')) > 10
         assert int(harness.report('processed')) == len(harness.tracks)
     finally:
@@ -202,8 +204,9 @@ def test_a_model_that_fails_does_not_take_the_node_with_it(seeded_weights, capfd
     )
     try:
         harness.wait_until_tracking()
-        assert harness.exchange(harness.image(scene()[:100])) is None
-        assert harness.until(lambda: harness.report('failed') == '1', 5)
+        harness.images.publish(harness.image(scene()[:100]))
+        assert harness.until(lambda: harness.report('failed') == '1')
+        assert not harness.tracks
         assert len(warned(capfd, 'RuntimeError: out of memory')) == 1
         assert harness.exchange(harness.image(scene()))
     finally:
@@ -223,7 +226,7 @@ def test_pictures_are_drawn_only_for_listeners(harness):
     assert harness.until(lambda: camera.outputs._overlay.get_subscription_count() == 1)
     assert harness.until(lambda: camera.outputs._label_mask.get_subscription_count() == 1)
     answer = harness.exchange(harness.image(scene()))
-    assert harness.until(lambda: drawn and labels, 5)
+    assert harness.until(lambda: drawn and labels)
     assert drawn[0].header == answer.header
     assert drawn[0].encoding == 'rgb8'
     label_mask = np.frombuffer(labels[0].data, np.uint16).reshape(240, 320)
@@ -290,13 +293,13 @@ def test_a_node_in_the_same_process_hands_images_over(harness):
     harness.node.listeners.append(listen)
     before = len(harness.tracks)
     harness.node.offer(message)
-    assert harness.until(lambda: len(harness.tracks) > before, 5)
+    assert harness.until(lambda: len(harness.tracks) > before)
     answer = harness.tracks[-1]
     assert answer.header == message.header
     ids = [i.track_id for i in answer.instances]
-    assert harness.until(lambda: heard == [('', harness._stamp, ids)], 5)
+    assert harness.until(lambda: heard == [('', harness._stamp, ids)])
     assert harness.exchange(harness.image(scene())), 'the node goes on'
-    assert harness.until(lambda: harness.report('event_listener') == '2', 5)
+    assert harness.until(lambda: harness.report('event_listener') == '2')
 
 
 def test_viewers_get_outlines(harness):
@@ -307,7 +310,7 @@ def test_viewers_get_outlines(harness):
     (camera,) = harness.cameras
     assert harness.until(lambda: camera.outputs._markers.get_subscription_count() == 1)
     answer = harness.exchange(harness.image(scene()))
-    assert harness.until(lambda: outlines, 5)
+    assert harness.until(lambda: outlines)
     (marker, *_) = outlines
     assert marker.header == answer.header
     assert len(marker.points) == 8 * len(answer.instances) == 2 * len(marker.outline_colors)
@@ -330,6 +333,6 @@ def test_the_example_of_a_security_policy_names_all_that_the_node_has(harness):
         ('topics', 'subscribe', node.get_subscriber_names_and_types_by_node),
         ('services', 'reply', node.get_service_names_and_types_by_node),
     ):
-        assert harness.until(lambda names=names: names('masa_tracker', '/'), 10)
+        assert harness.until(lambda names=names: names('masa_tracker', '/'))
         has = {name for name, _ in names('masa_tracker', '/')}
         assert has - set(allowed(kind, attribute)) == set()

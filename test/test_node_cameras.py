@@ -38,7 +38,7 @@ def two_cameras(request, seeded_weights):
     harness = Harness(overrides | getattr(request, 'param', {}), load)
     cameras = {name: Peer(name, harness.context) for name in ('front', 'rear')}
     for camera in cameras.values():
-        assert camera.until(lambda camera=camera: camera.images.get_subscription_count(), 20)
+        assert camera.until(lambda camera=camera: camera.images.get_subscription_count())
     yield harness, cameras, batches
     for camera in cameras.values():
         camera.close()
@@ -66,8 +66,7 @@ def test_two_cameras_have_tracks_of_their_own(two_cameras):
         lambda: (
             seen.update(s.name for d in harness.diagnostics for s in d.status)
             or seen >= set(names)
-        ),
-        3,
+        )
     )
 
 
@@ -113,7 +112,7 @@ def test_a_batch_that_is_too_much_is_taken_apart_from_then_on(two_cameras):
         time.sleep(0.05)
     assert batches.count(2) == 1
     for name, camera in cameras.items():
-        assert camera.until(lambda camera=camera: camera.tracks, 5)
+        assert camera.until(lambda camera=camera: camera.tracks)
         statistics = harness.node._statistics[name]
         assert statistics.events['batch'] == 1 and statistics.failed == 0
 
@@ -122,6 +121,6 @@ def test_cameras_must_have_names_of_topics(seeded_weights, capfd):
     for names, words in ((['front', 'front'], 'names one twice'), (['a b'], "'a b'")):
         harness = Harness({'weights': str(seeded_weights), 'cameras': names})
         try:
-            assert harness.until(lambda words=words: warned(capfd, words), 10)
+            assert harness.until(lambda words=words: warned(capfd, words))
         finally:
             harness.close()

@@ -42,7 +42,7 @@ def send(harness, count=1, pixels=None):
 
 def answered(harness, headers):
     """Wait until these images are answered and no others."""
-    return harness.until(lambda: [t.header for t in harness.tracks] == headers, 5)
+    return harness.until(lambda: [t.header for t in harness.tracks] == headers)
 
 
 def figures(harness, **least):
@@ -51,7 +51,7 @@ def figures(harness, **least):
     def told():
         return all(float(harness.report(key) or -1) >= value for key, value in least.items())
 
-    return harness.until(told, 5)
+    return harness.until(told)
 
 
 @clips
@@ -132,7 +132,7 @@ def test_options_change_at_run_time_or_say_why_not(harness):
     assert set_parameter(harness, 'incremental', False).successful
     assert set_parameter(harness, 'max_missed', 0).successful
     send(harness, 4)
-    assert harness.until(lambda: harness.tracks and not harness.tracks[-1].instances, 5)
+    assert harness.until(lambda: harness.tracks and not harness.tracks[-1].instances)
     assert figures(harness, objects_deleted=1)
     assert 'clean it up' in rejected('propagator', 'deva')
     assert 'clean it up' in rejected('detector', 'everything')
@@ -151,7 +151,7 @@ def test_three_hundred_detections_at_once(harness):
     from vision_msgs import msg as vision
 
     boxes = harness.peer.create_publisher(vision.Detection2DArray, 'detections', 10)
-    assert harness.until(boxes.get_subscription_count, 10)
+    assert harness.until(boxes.get_subscription_count)
 
     def exchange(count):
         message = harness.image(scene())

@@ -36,7 +36,7 @@ class Camera:
         self.topic = f'image_raw/{transport}'
         qos = profile('reliable', 100)
         self._publisher = harness.peer.create_publisher(self.kind, self.topic, qos)
-        assert harness.until(lambda: self._publisher.get_subscription_count() == 1, 60)
+        assert harness.until(lambda: self._publisher.get_subscription_count() == 1)
 
     def message(self, packet, encoding='h264', stamp_ns=None):
         stamp = ns_to_stamp(stamp_ns or 100 * SECOND + packet.number * SECOND // 10)
@@ -57,8 +57,8 @@ class Camera:
         for packet in packets:
             before = statistics.received
             self.publish(packet, encoding)
-            assert self.harness.until(lambda before=before: statistics.received > before, 10)
-            assert self.harness.until(lambda: at_rest(self.harness, held=3), 20)
+            assert self.harness.until(lambda before=before: statistics.received > before)
+            assert self.harness.until(lambda: at_rest(self.harness, held=3))
 
 
 def counters(harness):
@@ -79,7 +79,7 @@ def numbers(tracks):
 
 def assert_numbers(harness, expected):
     """The node may be done with an image before its tracks are here."""
-    harness.until(lambda: len(harness.tracks) >= len(expected), 10)
+    harness.until(lambda: len(harness.tracks) >= len(expected))
     assert numbers(harness.tracks) == expected
 
 
@@ -112,7 +112,7 @@ def test_a_video_gives_the_tracks_of_its_images(transport, codec):
     ) as harness:
         camera = Camera(harness, transport)
         camera.send(packets, codec.replace('hevc', 'h265'))
-        assert harness.until(lambda: len(harness.tracks) == count, 10)
+        assert harness.until(lambda: len(harness.tracks) == count)
         assert numbers(harness.tracks) == list(range(count))
         assert {m.header.frame_id for m in harness.tracks} == {'camera'}
         assert counters(harness) == dict.fromkeys(ENDS, 0) | {
@@ -120,7 +120,7 @@ def test_a_video_gives_the_tracks_of_its_images(transport, codec):
             'processed': count,
         }
         found = [tracks_from_msg(message) for message in harness.tracks]
-        assert harness.until(lambda: harness.report('publishers') == '1', 5)
+        assert harness.until(lambda: harness.report('publishers') == '1')
     tracks, again, overlap = video_kit.matched(expected, found, count)
     assert tracks == again >= 3
     assert overlap > 0.9
@@ -132,12 +132,12 @@ def test_b_frames_come_under_their_own_stamps_and_the_rest_is_skipped_at_the_end
         camera = Camera(harness)
         camera.send(packets)
         held_back = harness.cameras[0].inputs
-        assert harness.until(lambda: len(harness.tracks) + held_back.waiting == 16, 10)
+        assert harness.until(lambda: len(harness.tracks) + held_back.waiting == 16)
         shown = numbers(harness.tracks)
         assert shown == sorted(shown) == list(range(len(shown)))
         held = 16 - len(shown)
         assert 1 <= held <= 3, 'the decoder waits for what is shown before'
-        assert harness.until(lambda: harness.report('waiting') == str(held), 5)
+        assert harness.until(lambda: harness.report('waiting') == str(held))
         statistics = harness.cameras[0].statistics
         assert harness.node.trigger_deactivate()
         assert statistics.skipped == held
@@ -149,7 +149,7 @@ def test_who_joins_late_waits_for_a_key_frame_in_one_line(seeded_weights, capfd)
         camera = Camera(harness)
         camera.send(encoded()[3:12])
         assert_numbers(harness, [8, 9, 10, 11])
-        assert harness.until(lambda: harness.report('rejected_without_key_frame') == '5', 5)
+        assert harness.until(lambda: harness.report('rejected_without_key_frame') == '5')
         assert counters(harness)['rejected'] == 5 and at_rest(harness)
         lines = warned(capfd, 'key frame')
         assert len(lines) == 1, lines
@@ -168,7 +168,7 @@ def test_nothing_smeared_is_tracked_after_a_broken_or_lost_packet(seeded_weights
         camera = Camera(harness, 'foxglove')
         camera.send(packets[:12])
         expected = [0, 1, 2, 8, 9, 10, 11] + ([12] if damage == 'lost' else [])
-        assert harness.until(lambda: numbers(harness.tracks) == expected, 10)
+        assert harness.until(lambda: numbers(harness.tracks) == expected)
         rejected = harness.cameras[0].statistics.rejected
         lost = damage == 'lost'
         assert rejected == {'broken_video': 1, 'without_key_frame': 3 if lost else 4}
@@ -180,13 +180,13 @@ def test_a_wrong_codec_is_named_and_the_next_stream_is_tracked(seeded_weights, c
     with node(seeded_weights) as harness:
         camera = Camera(harness)
         camera.send(encoded()[:3], 'theora')
-        assert harness.until(lambda: harness.report('rejected_encoding') == '3', 5)
+        assert harness.until(lambda: harness.report('rejected_encoding') == '3')
         (line,) = warned(capfd, 'names no video codec')
         assert "'theora'" in line and 'h265' in line
         camera.send(encoded()[:2])
         # Its stamps begin again: the first of them comes late.
         camera.send(encoded('hevc', size=(480, 640))[:3], 'hevc')
-        assert harness.until(lambda: len(harness.tracks) == 4, 10)
+        assert harness.until(lambda: len(harness.tracks) == 4)
         sizes = [(m.image_height, m.image_width) for m in harness.tracks]
         assert sizes == [(240, 320)] * 2 + [(480, 640)] * 2
 
@@ -218,13 +218,13 @@ def test_all_packets_are_decoded_though_a_slow_model_skips_their_pictures(seeded
         packets = encoded(count=count, gop=200)  # all build on the first
         for place, packet in enumerate(packets):
             camera.publish(packet)
-            assert harness.until(lambda place=place: statistics.received == place + 1, 10)
+            assert harness.until(lambda place=place: statistics.received == place + 1)
             if place == 1:
-                assert harness.until(lambda: len(seen) == 2, 20)
+                assert harness.until(lambda: len(seen) == 2)
         threads = harness.cameras[0].inputs._decoding
-        assert harness.until(lambda: len(threads) == 0, 20), 'decoded while the model is busy'
+        assert harness.until(lambda: len(threads) == 0), 'decoded while the model is busy'
         held.set()
-        assert harness.until(lambda: at_rest(harness), 20)
+        assert harness.until(lambda: at_rest(harness))
         now = counters(harness)
         assert now['received'] == count and now['rejected'] == now['failed'] == 0
         assert now['processed'] == len(seen) == 3
@@ -250,10 +250,10 @@ def test_a_node_that_is_deactivated_forgets_the_stream(seeded_weights):
         assert_numbers(harness, [0, 1, 2, 3])
         before = threading.active_count()
         harness.node.trigger_deactivate()
-        assert harness.until(lambda: not decoders(), 10), 'its thread ends'
+        assert harness.until(lambda: not decoders()), 'its thread ends'
         assert threading.active_count() < before
         harness.node.trigger_activate()
-        assert harness.until(lambda: camera._publisher.get_subscription_count() == 1, 20)
+        assert harness.until(lambda: camera._publisher.get_subscription_count() == 1)
         camera.send(encoded()[4:10])
         assert_numbers(harness, [0, 1, 2, 3, 8, 9])
         assert harness.cameras[0].statistics.rejected == {'without_key_frame': 4}
@@ -271,7 +271,7 @@ def test_given_detections_are_paired_with_the_pictures(seeded_weights):
     with node(seeded_weights, given_detections=True) as harness:
         camera = Camera(harness)
         boxes = harness.peer.create_publisher(vision.Detection2DArray, 'detections', 10)
-        assert harness.until(lambda: boxes.get_subscription_count() == 1, 20)
+        assert harness.until(lambda: boxes.get_subscription_count() == 1)
         statistics = harness.cameras[0].statistics
         for packet in encoded()[:4]:
             if packet.number != 2:
@@ -283,9 +283,9 @@ def test_given_detections_are_paired_with_the_pictures(seeded_weights):
                 boxes.publish(given)
             camera.publish(packet)
             received = packet.number + 1
-            assert harness.until(lambda n=received: statistics.received == n, 10)
+            assert harness.until(lambda n=received: statistics.received == n)
             done = [1, 2, 2, 3][packet.number]
-            assert harness.until(lambda n=done: statistics.processed == n, 20)
+            assert harness.until(lambda n=done: statistics.processed == n)
         assert statistics.rejected == {'without_detections': 1}
         assert_numbers(harness, [0, 1, 3])
         assert at_rest(harness)
@@ -297,17 +297,17 @@ def test_a_packet_of_the_same_process_is_taken_too(seeded_weights):
         for packet in encoded()[:2]:
             before = len(harness.tracks)
             harness.node.offer(camera.message(packet))
-            assert harness.until(lambda n=before: len(harness.tracks) > n, 10)
+            assert harness.until(lambda n=before: len(harness.tracks) > n)
         assert_numbers(harness, [0, 1])
         # And an image beside it, which needs no decoder.
         harness.node.offer(harness.image(scene(), stamp_ns=101 * SECOND))
-        assert harness.until(lambda: len(harness.tracks) == 3, 10)
+        assert harness.until(lambda: len(harness.tracks) == 3)
 
 
 def test_a_packet_to_a_node_of_images_says_what_does_not_fit(seeded_weights):
     with contextlib.closing(tracking(seeded_weights)) as harness:
         harness.node.offer(KINDS['ffmpeg']())
-        assert harness.until(lambda: harness.report('rejected_encoding') == '1', 5)
+        assert harness.until(lambda: harness.report('rejected_encoding') == '1')
         assert 'FFMPEGPacket does not fit image_transport: raw' in harness.report('last_problem')
 
 

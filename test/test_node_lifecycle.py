@@ -16,7 +16,7 @@ from engine_kit import Pretended
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.exceptions import InvalidParameterValueException
-from ros_harness import Harness, Peer, call, set_parameter, tracking, warned
+from ros_harness import PATIENCE, Harness, Peer, call, set_parameter, tracking, warned
 
 from masa_ros.engines import runtimes
 from masa_ros.methods import METHODS
@@ -91,7 +91,7 @@ def test_parameters_are_read_again_when_the_node_is_configured(harness):
     change(Transition.TRANSITION_ACTIVATE)
     roof = Peer('roof', harness.context)
     try:
-        assert roof.until(lambda: roof.images.get_subscription_count(), 20)
+        roof.meet()
         message = roof.image(scene())
         assert roof.exchange(message).header == message.header
         assert harness.images.get_subscription_count() == 0
@@ -121,12 +121,12 @@ def test_a_node_that_is_destroyed_leaves_the_graph(seeded_weights):
     try:
         harness = Harness({'weights': str(seeded_weights), 'device': 'cpu'})
         harness.wait_until_tracking()
-        assert witness.until(lambda: 'masa_tracker' in names(), 10)
+        assert witness.until(lambda: 'masa_tracker' in names())
         harness.close()
-        assert witness.until(lambda: 'masa_tracker' not in names(), 2)
+        assert witness.until(lambda: 'masa_tracker' not in names())
         with pytest.raises(InvalidParameterValueException):
             Harness({'memo_momentum': 7.0})
-        assert witness.until(lambda: 'masa_tracker' not in names(), 2)
+        assert witness.until(lambda: 'masa_tracker' not in names())
     finally:
         gc.enable()
         witness.close()
@@ -152,17 +152,16 @@ def ends_with_its_last_image(number, weights):
             seen += line
             if 'tracking /ending/image_raw' in line:
                 break
-        assert peer.until(lambda: peer.images.get_subscription_count(), 10)
-        assert peer.until(peer.answer_to_an_image, 10)
+        peer.meet()
         last = peer.image(scene())
         peer.images.publish(last)
         peer.until(lambda: False, 0.05)  # it has come by then, and the network takes longer
         in_work = peer.tracks[-1].header != last.header
         process.send_signal(number)
-        assert process.wait(20) == 0, seen + process.stdout.read()
-        answered = peer.until(lambda: peer.tracks[-1].header == last.header, 2)
+        assert process.wait(PATIENCE) == 0, seen + process.stdout.read()
+        answered = peer.until(lambda: peer.tracks[-1].header == last.header, 10)
         assert 'Traceback' not in process.stdout.read()
-        assert peer.until(lambda: 'masa_tracker' not in peer.node.get_node_names(), 2)
+        assert peer.until(lambda: 'masa_tracker' not in peer.node.get_node_names(), 10)
         return in_work and answered
     finally:
         process.kill()
@@ -215,9 +214,9 @@ def test_a_warm_start_tracks_while_engines_are_built(slow_engines):
     try:
         harness.wait_until_tracking()
         assert harness.exchange(harness.image(scene()))
-        assert harness.until(lambda: 'building' in harness.report('engines'), 10)
+        assert harness.until(lambda: any('building' in r for r in harness.reports('engines')))
         assert harness.exchange(harness.image(scene()))
-        assert harness.until(lambda: 'masks compile fp32' in harness.report('engines'), 30)
+        assert harness.until(lambda: 'masks compile fp32' in harness.report('engines'))
         assert harness.exchange(harness.image(scene()))
         assert harness.report('failed') == '0'
     finally:
@@ -229,8 +228,8 @@ def test_without_a_warm_start_images_wait_for_the_engines(slow_engines):
     try:
         harness.wait_until_tracking()
         harness.images.publish(harness.image(scene()))
-        assert harness.until(lambda: harness.tracks, 30)
-        assert harness.until(lambda: 'masks compile fp32' in harness.report('engines'), 10)
+        assert harness.until(lambda: harness.tracks)
+        assert harness.until(lambda: 'masks compile fp32' in harness.report('engines'))
     finally:
         harness.close()
 
@@ -239,7 +238,7 @@ def test_without_a_warm_start_images_wait_for_the_engines(slow_engines):
 def test_a_node_that_only_builds_ends_when_it_has_built(slow_engines, capfd, method):
     harness = Harness(slow_engines | {'build_only': True, 'method': method})
     try:
-        assert harness.until(harness.node.finished.done, 30)
+        assert harness.until(harness.node.finished.done)
         assert harness.node.finished.result() == 0
         assert not harness.tracks and harness.images.get_subscription_count() == 0
         (line,) = warned(capfd, 'build_only: ')

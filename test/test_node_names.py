@@ -97,7 +97,7 @@ def test_names_of_given_detections_are_the_same_everywhere(given):
     assert {i.class_name: i.class_id for i in answer.instances} == {
         **{'cup': 0, '3': 3, '': -1, 'plate': 1}
     }
-    assert harness.until(lambda: boxes and drawn, 5)
+    assert harness.until(lambda: boxes and drawn)
     pairs = [(d, d.results[0].hypothesis.class_id) for d in boxes[0].detections]
     assert by_place(pairs, lambda d: d.bbox.center.position.x) == ['cup', '3', '', 'plate']
     texts = by_place([(t, t.text) for t in drawn[0].texts], lambda t: t.position.x)
@@ -112,13 +112,13 @@ def test_label_info_grows_and_waits_for_who_comes_late(given):
     show(given, '3')  # no name
     first = listen(harness, vision.LabelInfo, 'label_info', profile('transient_local', 10))
     show(given, 'cup')
-    assert harness.until(lambda: len(first) == 1, 5)
+    assert harness.until(lambda: len(first) == 1)
     assert named(first[0]) == {0: 'cup'}
     show(given, 'cup', '3')
     show(given, 'cup', 'plate')
-    assert harness.until(lambda: len(first) == 2, 5), 'again only when there are new names'
+    assert harness.until(lambda: len(first) == 2), 'again only when there are new names'
     late = listen(harness, vision.LabelInfo, 'label_info', profile('transient_local', 1))
-    assert harness.until(lambda: late, 5)
+    assert harness.until(lambda: late)
     assert [named(message) for message in late] == [{0: 'cup', 1: 'plate'}] == [named(first[1])]
     assert len(first) == 2
     assert publisher.get_subscription_count() == 2
@@ -132,7 +132,7 @@ def test_names_met_while_the_node_was_inactive_are_not_lost(given):
     show(given, 'cup')
     outputs._label_info.on_activate(None)
     show(given, 'cup')
-    assert harness.until(lambda: came, 5)
+    assert harness.until(lambda: came)
     assert named(came[0]) == {0: 'cup'}
 
 
@@ -155,7 +155,7 @@ def test_annotations_are_the_outlines_of_the_masks(harness):
     )
     frame = Frame(scene(), 7_000_000_000, 'camera')
     harness.cameras[0].outputs.publish(Result(frame, tracks), 'any', False, None)
-    assert harness.until(lambda: drawn, 5)
+    assert harness.until(lambda: drawn)
     assert len(drawn) == 1, 'nothing of before'
     (message,) = drawn
     expected = [(i, o) for i in range(len(tracks)) for o in overlay.outlines(tracks, i)]
@@ -241,15 +241,15 @@ def test_markers_for_rviz_lie_where_the_camera_sees_the_tracks(harness):
     outputs = harness.cameras[0].outputs
     for _ in range(2):
         assert harness.exchange(harness.image(scene()))
-    assert harness.until(lambda: harness.report('event_no_camera_info') == '1', 5), 'said once'
+    assert harness.until(lambda: harness.report('event_no_camera_info') == '1'), 'said once'
     assert not came
     info = calibration(DISTORTIONS['plumb_bob'])
     publisher = harness.peer.create_publisher(CameraInfo, 'camera_info', qos_profile_sensor_data)
     assert harness.until(publisher.get_subscription_count)
     publisher.publish(info)
-    assert harness.until(lambda: harness.cameras[0].inputs.info is not None, 5)
+    assert harness.until(lambda: harness.cameras[0].inputs.info is not None)
     answer = harness.exchange(harness.image(scene()))
-    assert harness.until(lambda: came, 5)
+    assert harness.until(lambda: came)
     assert not outputs.rectified
     tracks = tracks_from_msg(answer)
     none, lines, *texts = came[0].markers

@@ -11,7 +11,7 @@ from conftest import scene
 from geometry_msgs.msg import Point, PointStamped
 from masa_ros.srv import AddObject, CorrectObject, KeepOnly, RemoveObject, SetMode, SetWords
 from rclpy.qos import QoSProfile
-from ros_harness import SECOND, Harness, call
+from ros_harness import PATIENCE, SECOND, Harness, call
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 from toy import Toy
@@ -76,7 +76,7 @@ def test_what_is_pointed_at_becomes_a_track_with_the_name_that_was_given(harness
     answer = add(harness, points=stroke, positive=[True] * 4)
     assert (box.track_id, answer.instances[0].track_id) == (2, 3)
     assert seen(harness) == {1: 'ball', 2: '', 3: ''}
-    assert harness.until(lambda: harness.report('prompts') == '3', 5)
+    assert harness.until(lambda: harness.report('prompts') == '3')
 
 
 def test_a_track_is_corrected_renamed_and_removed(harness):
@@ -166,9 +166,9 @@ def test_nobody_is_left_without_an_answer(harness):
 def test_a_flood_of_prompts_is_answered_and_images_go_on(harness, monkeypatch):
     many = QoSProfile(depth=100)
     client = harness.peer.create_client(AddObject, '/masa_tracker/add_object', qos_profile=many)
-    assert client.wait_for_service(10)
+    assert client.wait_for_service(PATIENCE)
     (camera,) = harness.cameras
-    ready, slow = [], functools.partial(harness.until, lambda: bool(ready), 20)
+    ready, slow = [], functools.partial(harness.until, lambda: bool(ready))
     answered = camera.ask
     monkeypatch.setattr(camera, 'ask', lambda job: slow() and answered(job))
     request = AddObject.Request(points=[float(v) for v in RED])
@@ -182,7 +182,7 @@ def test_a_flood_of_prompts_is_answered_and_images_go_on(harness, monkeypatch):
     assert harness.until(lambda: all(f.done() for f in futures))
     assert sum(f.result().success for f in futures) == 50 - len(refused)
     assert harness.until(lambda: camera.statistics.processed > before)
-    assert harness.until(lambda: int(harness.report('event_prompt_refused') or 0) >= 17, 5)
+    assert harness.until(lambda: int(harness.report('event_prompt_refused') or 0) >= 17)
 
 
 def test_a_mistake_in_following_a_prompt_is_contained(harness, monkeypatch):
@@ -196,7 +196,7 @@ def test_a_mistake_in_following_a_prompt_is_contained(harness, monkeypatch):
             patched.setattr(camera.stream, 'ask', fail)
             answer = add(harness, points=[1.0, 1.0])
         assert not answer.success and type(error).__name__ in answer.message
-        assert harness.until(lambda key=key: harness.report(key) == '1', 5)
+        assert harness.until(lambda key=key: harness.report(key) == '1')
     assert add(harness, points=[float(v) for v in RED]).success
 
 
@@ -222,7 +222,7 @@ def test_clicks_of_viewers_are_followed(harness, capfd):
         clicks.publish(PointStamped(header=header, point=Point(x=float(x), y=float(y), z=z)))
 
     def told(text):
-        return harness.until(lambda: text in harness.report('last_problem'), 5)
+        return harness.until(lambda: text in harness.report('last_problem'))
 
     click(*RED)
     assert harness.until(lambda: harness.cameras[0].statistics.prompts == 1)
@@ -241,7 +241,7 @@ def test_clicks_of_viewers_are_followed(harness, capfd):
     click(5000, 5000)
     assert told('a prompt is refused: (5000, 5000) is outside the image')
     assert set(seen(harness)) == {1, 2}
-    assert harness.until(lambda: harness.report('event_prompt_refused') == '3', 5)
+    assert harness.until(lambda: harness.report('event_prompt_refused') == '3')
 
 
 def test_the_shipped_networks_follow_what_is_clicked_boxed_and_drawn():

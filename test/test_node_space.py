@@ -105,7 +105,7 @@ def test_velocity_and_prediction_while_depth_is_missing():
         assert predicted.depth_points == 0
         wider = np.reshape(predicted.position_covariance, (3, 3))
         assert wider[0, 0] > np.reshape(moving.position_covariance, (3, 3))[0, 0]
-        assert node.until(lambda: node.report('event_space_no_depth') == '1', 5)
+        assert node.until(lambda: node.report('event_space_no_depth') == '1')
 
 
 def info(frame='depth_frame', focal=FOCAL):
@@ -206,10 +206,10 @@ def test_tracks_are_looked_for_where_they_must_be_seen_from_where_the_camera_is_
         left = track.x_min
         assert told[-1].track_ids.tolist() == [only(seen).track_id]
         assert told[-1].boxes[0, 0] == pytest.approx(left, abs=1.5), '0.1 m are 15 pixels there'
-        assert node.until(lambda: node.report('space_place_known') == str(len(told)), 5)
+        assert node.until(lambda: node.report('space_place_known') == str(len(told)))
         tf2.known.clear()  # that costs the image nothing
         node.place(shift=-15)
-        assert node.until(lambda: node.report('space_place_unknown') == '1', 5)
+        assert node.until(lambda: node.report('space_place_unknown') == '1')
     count = len(told)
     tf2.known['map', 'camera_optical_frame'] = ((1, 2, 3), (0, 0, 0, 1))
     with space(**{'space.target_frame': 'map', 'space.place_3d': False}) as node:
@@ -222,7 +222,7 @@ def test_without_a_transform_there_is_a_position_but_no_motion(tf2):
     with space(**{'space.target_frame': 'map'}) as node:
         found = is_measured(node.place())
         assert not found.has_motion
-        assert node.until(lambda: node.report('event_space_transform') == '1', 5)
+        assert node.until(lambda: node.report('event_space_transform') == '1')
         assert 'map' in node.report('last_problem')
 
 
@@ -302,7 +302,7 @@ def test_views_and_detections_are_made_for_who_listens(monkeypatch):
         outputs = [p for p in camera.space._all if 'tracks_3d' not in p.topic_name]
         assert node.until(lambda: all(p.get_subscription_count() for p in outputs))
         answer = node.place()
-        assert node.until(lambda: all(came[name] for _, _, name in topics), 5)
+        assert node.until(lambda: all(came[name] for _, _, name in topics))
         nothing, box, text = came['markers'][0].markers
         assert nothing.action == nothing.DELETEALL and box.header == answer.header
         assert text.text.endswith(f'{np.linalg.norm(WHERE):.2f} m') and 'disc' not in box.text
@@ -347,7 +347,7 @@ def goes_on(node, reason, event):
     assert only(answer).reason == reason
     assert only(answer).position_source == TrackedInstance3D.POSITION_NONE
     assert len(node.tracks[-1].instances) == 1
-    assert node.until(lambda: int(node.report(f'event_{event}') or 0) > 0, 5)
+    assert node.until(lambda: int(node.report(f'event_{event}') or 0) > 0)
 
 
 @pytest.mark.parametrize(
@@ -371,8 +371,7 @@ def test_a_calibration_that_cannot_be_used(fields, words):
                 if n in 'kd'
                 else getattr(camera.inputs.info, n) == v
                 for n, v in fields.items()
-            ),
-            5,
+            )
         ), seen
         goes_on(node, TrackedInstance3D.REASON_NO_CALIBRATION, 'space_calibration')
         assert words in str([s.values for m in node.diagnostics[-2:] for s in m.status])
@@ -411,15 +410,15 @@ def test_depth_that_is_out_of_step_or_stops_delays_nothing():
             depth.header.stamp = late
             node.depth.publish(depth)
             assert node.exchange(message), 'tracks wait for no depth'
-        assert node.until(lambda: len(node.places) == 4, 5), 'the last waits for nearer depth'
+        assert node.until(lambda: len(node.places) == 4), 'the last waits for nearer depth'
         for _ in range(2):
             assert node.exchange(node.image(scene()))
-        assert node.until(lambda: len(node.places) == 5, 5), 'two may wait, not three'
+        assert node.until(lambda: len(node.places) == 5), 'two may wait, not three'
         assert {only(each).reason for each in node.places[1:]} == {1}
         # The depth of an image that was given up.
         depth = node.depth_image(metres(), node.places[1].header)
         node.depth.publish(depth)
-        assert node.until(lambda: node.report('space_late') == '1', 5)
+        assert node.until(lambda: node.report('space_late') == '1')
 
 
 def test_one_scan_serves_all_images_near_it_in_their_order():
@@ -430,7 +429,7 @@ def test_one_scan_serves_all_images_near_it_in_their_order():
             assert node.exchange(message)
         assert len(node.places) == 1, 'nearer depth may come'
         node.depth.publish(node.depth_image(metres(), message.header))
-        assert node.until(lambda: len(node.places) == 5, 5)
+        assert node.until(lambda: len(node.places) == 5)
         assert [each.header.stamp for each in node.places] == [
             each.header.stamp for each in node.tracks
         ]
@@ -451,7 +450,7 @@ def test_a_mistake_in_space_costs_no_image(monkeypatch):
         for _ in range(3):
             assert node.exchange(node.image(scene()))
             node.depth.publish(node.depth_image(metres(), node.tracks[-1].header))
-        assert node.until(lambda: int(node.report('mistakes') or 0) >= 1, 5)
+        assert node.until(lambda: int(node.report('mistakes') or 0) >= 1)
         assert node.report('failed') == '0'
         monkeypatch.undo()
         is_measured(node.place())

@@ -58,7 +58,7 @@ def test_every_decision_of_the_released_code_is_reproduced(sequence):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 12), st.integers(1, 8), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_greedy_equals_a_loop_over_the_rows(seed, rows, columns, coarse):
     rng = np.random.default_rng(seed)
     similarity = rng.random((rows, columns)).astype(np.float32)

@@ -198,7 +198,7 @@ def test_sessions_that_make_use_of_it_are_told_where_their_tracks_should_be():
     for method in (Scripted(), Told()):
         stream = Stream(method, numbering=Numbering(first=5, step=2))
         stream.track(frame(SECOND))
-        stream.update(stream.admit(frame(2 * SECOND)), None, expected=places)
+        stream.update(stream.admit(frame(2 * SECOND)), None, expected=lambda: places)
         assert len(method.shown) == 2
     assert method.told.track_ids.tolist() == [1, 0, 0], 'as the session counts; others are none'
     np.testing.assert_array_equal(method.told.boxes, places.boxes)

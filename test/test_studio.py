@@ -63,7 +63,7 @@ def player(request):
 
 def go(player, index):
     player.seek(index)
-    until(lambda: player.position == index, 20)
+    until(lambda: player.position == index)
 
 
 def box(lane, track_id):

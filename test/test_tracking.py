@@ -354,7 +354,7 @@ def test_a_weak_detection_takes_no_track_from_a_sure_one():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 6), st.floats(0, 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_assignment_is_the_best_there_is(seed, rows, columns, share):
     rng = np.random.default_rng(seed)
     score, allowed = rng.random((rows, columns)), rng.random((rows, columns)) < share
@@ -378,7 +378,7 @@ def test_the_assignment_is_the_best_there_is(seed, rows, columns, share):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 8), st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_who_comes_first_chooses_as_the_released_rules_do(seed, rows, columns, share):
     rng = np.random.default_rng(seed)
     # Few different scores, so that some are equal.

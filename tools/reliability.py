@@ -30,8 +30,8 @@ def main() -> int:
         for name, fault in FAULTS.items():
             weights = seeded_weights_file(Path(folder) / f'{name}.safetensors')
             observed = run(fault, str(weights))
-            broken += not observed.good
-            kept = 'yes' if observed.good else '**no**'
+            broken += not observed.good()
+            kept = 'yes' if observed.good() else '**no**'
             rows.append(f'| {fault.what} | {fault.promise} | {observed} | {kept} |')
             print(rows[-1], flush=True)
     write_between(PAGE, 'faults', '\n'.join(rows) + '\n')

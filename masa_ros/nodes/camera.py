@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -198,7 +199,7 @@ class Camera:
             given = detections_from_msg(arrival.given, self.stream.classes)
         try:
             with self.statistics.timed('track'):
-                expected = self.space.expected(frame) if self.space is not None else None
+                expected = partial(self.space.expected, frame) if self.space else None
                 results = self.stream.update(frame, encoded, given, expected)
             with self.statistics.timed('publish'):
                 self.publish(results)
@@ -274,14 +275,13 @@ class Camera:
         """Return what diagnostics say about this camera."""
         figures = self.statistics.report()
         publishers = self._node.count_publishers(self.topic) if active else 0
-        all_waiting = waiting + self.inputs.waiting
-        figures |= {'waiting': all_waiting, 'publishers': publishers, 'topic': self.topic}
+        figures |= {'waiting': waiting + self.inputs.waiting, 'publishers': publishers}
         self.outputs.publish_ages(self.statistics.new_ages(), self.topic)
         level, text = self.statistics.level(self.config.silence_seconds, active)
         if active and level == DiagnosticStatus.OK and publishers > 1:
             level, text = DiagnosticStatus.WARN, f'{publishers} publishers on {self.topic}'
         method, space = self.stream.method, self.space.figures() if self.space is not None else {}
-        figures |= {**method.describe(), **self.stream.figures(), **space}
+        figures |= {'topic': self.topic, **method.describe(), **self.stream.figures(), **space}
         name = self._node.get_fully_qualified_name().lstrip('/')
         stamp = self._node.get_clock().now().to_msg()
         name = f'{name}: {self.name}' if self.name else name

@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -132,7 +133,7 @@ class Replay:
         boxes = self._given.at(index, item.name) if self._given is not None else None
         (encoded,) = self._stream.method.encode([frame])
         space = self._space
-        expected = space.expected(index, item.name, frame) if space is not None else None
+        expected = partial(space.expected, index, item.name, frame) if space is not None else None
         results = self._stream.update(frame, encoded, boxes, expected)
         self._recorder.took((time.perf_counter() - before) * 1e3)
         prompted = [self._ask(number, frame) for number in self._prompts.get(index, ())]

@@ -136,7 +136,7 @@ class Stream(Generic[E]):
         frame: Frame,
         encoded: E,
         given: Instances | None = None,
-        expected: Expected | None = None,
+        expected: Callable[[], Expected | None] | None = None,
     ) -> list[Result]:
         """Track an admitted frame; returns the frames that are decided now, see ``Session``.
 
@@ -147,12 +147,14 @@ class Stream(Generic[E]):
         frame: as ``admit`` returned it.
         encoded: what the method's ``encode`` made of it.
         given: detections to track instead of the method's own, in any place and order.
-        expected: where tracks should be seen in it; methods may take no notice.
+        expected: says where tracks should be seen in it; asked where the method takes notice.
 
         """
         if expected is not None and isinstance(self._session, Expecting):
-            own = [self._numbering.own(track_id) for track_id in expected.track_ids.tolist()]
-            self._session.expect(expected._replace(track_ids=np.array(own, np.int64)))
+            places = expected()
+            if places is not None:
+                own = [self._numbering.own(track_id) for track_id in places.track_ids.tolist()]
+                self._session.expect(places._replace(track_ids=np.array(own, np.int64)))
         if self.method.accepts:
             self._held.append(frame)
             while len(self._held) > self.config.held_frames:

@@ -7,6 +7,8 @@ Making scenes and running the backbone takes ten times as long as a step of the 
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,7 @@ class Memory:
     """
 
     def __init__(self, most: int, seed: int) -> None:
-        self.most, self._seen = most, 0
-        self._scenes: list[Looks] = []
+        self._scenes: deque[Looks] = deque(maxlen=most)
         self._chance = torch.Generator().manual_seed(seed)
 
     def add(
@@ -36,12 +37,7 @@ class Memory:
         """Remember the scenes of a batch, see ``losses.objective``."""
         looks = seen_objects(network, images, targets, config)
         for scene in looks.scene.unique().tolist():
-            mine = Looks(*(values[looks.scene == scene] for values in looks))
-            if len(self._scenes) < self.most:
-                self._scenes.append(mine)
-            else:
-                self._scenes[self._seen % self.most] = mine
-            self._seen += 1
+            self._scenes.append(Looks(*(values[looks.scene == scene] for values in looks)))
 
     def draw(self, count: int) -> Looks:
         """Return ``count`` of the scenes, numbered anew, or all."""

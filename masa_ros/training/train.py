@@ -249,7 +249,8 @@ class _State:
                 'a tutor, in one process'
             )
         self.learning = learning
-        self.step, self.seconds = 0, 0.0
+        self._updates_a_step = config.replay or 1
+        self.step, self.updates, self.seconds = 0, 0, 0.0
         self.left_out: dict[str, str] = {}  # photographs, and why
 
     def _part(self, option: str, name: str) -> nn.Module:
@@ -265,6 +266,18 @@ class _State:
             if name != 'embed':
                 part.requires_grad_(False).eval()
 
+    def learn(self, losses: Mapping[str, Tensor], clip: float, ema: float) -> None:
+        """Change the weights by the gradient of the sum of the losses, and their average."""
+        self.optimiser.zero_grad(set_to_none=True)
+        sum(losses.values(), start=torch.zeros(())).backward()
+        parallel.add_gradients(self.learning)
+        norm = torch.nn.utils.clip_grad_norm_(self.learning, clip)
+        if not bool(norm.isfinite()):
+            raise FloatingPointError(f'step {self.step}: the gradient is not finite')
+        self.optimiser.step()
+        self.updates += 1
+        loop.average(self.average, self.network, ema, self.updates)
+
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
         networks = {'network': self.network, 'average': self.average}
@@ -274,6 +287,7 @@ class _State:
         """Go on from a checkpoint; raises WeightsError when it is none of this run."""
         networks = {'network': self.network, 'average': self.average}
         self.step, self.seconds = loop.load(path, networks, self.optimiser)
+        self.updates = self.step * self._updates_a_step
 
 
 def train(
@@ -394,8 +408,6 @@ def _steps(
     half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision != 'fp32')
     late = False
     memory = Memory(_REMEMBERED, config.seed) if config.replay else None
-    updates = config.replay or 1  # of the weights, each step
-    done = first * updates
     for given in bar:
         drawn = []
         for item in given:
@@ -413,33 +425,25 @@ def _steps(
         if progress >= config.heads_after and not late:
             late = True
             state.only_embedding()
-        rate = loop.rate(progress, done, config.warmup)
+        rate = loop.rate(progress, state.updates, config.warmup)
         for group in state.optimiser.param_groups:
             group['lr'] = config.learning_rate * rate * group['share']
         images, targets = to_batch(drawn)
         targets = [target.to(device) for target in targets]
         inputs = normalise(images.to(device, non_blocking=True))
-        if memory is not None:
+        if memory is None:
+            with half:
+                losses = objective(
+                    state.network, inputs, targets, config.losses, state.guide, state.tutor
+                )
+            state.learn(losses, config.clip, config.ema)
+        else:
             with half:
                 memory.add(state.network, inputs, targets, config.losses)
-        for _ in range(updates):
-            with half:
-                if memory is None:
-                    losses = objective(
-                        state.network, inputs, targets, config.losses, state.guide, state.tutor
-                    )
-                else:
+            for _ in range(config.replay):
+                with half:
                     losses = contrast(state.network, memory.draw(pairs), config.losses)
-            loss = sum(losses.values(), start=torch.zeros((), device=device))
-            state.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            parallel.add_gradients(state.learning)
-            norm = torch.nn.utils.clip_grad_norm_(state.learning, config.clip)
-            if not bool(norm.isfinite()):
-                raise FloatingPointError(f'step {state.step}: the gradient is not finite')
-            state.optimiser.step()
-            done += 1
-            loop.average(state.average, state.network, config.ema, done)
+                state.learn(losses, config.clip, config.ema)
         state.step += 1
         values = {
             name: parallel.total(float(value.detach()), device) for name, value in losses.items()
