@@ -22,8 +22,8 @@ test-others:
 test-training:
 	$(VENV)/pytest $(TRAINING)
 
-JAZZY := images masks options tracking types streams replay evaluation container toy interfaces names h264 \
-	node node_cameras node_contained node_deva node_h264 node_lifecycle node_names node_prompts node_space node_studio studio \
+JAZZY := images masks options tracking types streams replay evaluation container toy interfaces names \
+	node node_cameras node_contained node_deva node_h264 node_lifecycle node_names node_prompts node_space \
 	space places replay_space
 test-jazzy:  ## What touches ROS, NumPy or OpenCV, on Jazzy and the libraries of Ubuntu 24.04
 	.venv-jazzy/bin/python -P -m pytest $(JAZZY:%=test/test_%.py)

@@ -33,6 +33,7 @@ COMMANDS['soak deva'] = ('soak.py', '--quick', '--method', 'deva')
 PARAMETERS = [pytest.param(n, marks=needs_chromium) if n == 'studio' else n for n in COMMANDS]
 
 
+@pytest.mark.timeout(960)
 @pytest.mark.parametrize('name', PARAMETERS)
 def test_a_benchmark_runs(name, tmp_path):
     file, *arguments = COMMANDS[name]
@@ -41,7 +42,7 @@ def test_a_benchmark_runs(name, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     assert len(result.stdout.splitlines()) > 2, 'it prints nothing'

@@ -321,7 +321,7 @@ def test_nobody_waits_for_an_engine_when_a_node_is_stopped(runtime, tmp_path, wa
     start = time.monotonic()
     getattr(engines, way)(*(['enough'] if way == 'give_up' else []))
     waiting.join(timeout=4)
-    assert not waiting.is_alive() and time.monotonic() - start < 1
+    assert not waiting.is_alive() and time.monotonic() - start < 4
     assert answers == [engines.network.eager if asked == 'runs' else ()]
     runtime.delay = 0.0
     if way == 'interrupt':  # the engines are still wanted
@@ -334,12 +334,13 @@ def test_nobody_waits_for_an_engine_when_a_node_is_stopped(runtime, tmp_path, wa
 
 
 def test_whoever_was_stopped_before_he_asked_does_not_wait_either(runtime, tmp_path):
-    runtime.delay = 1.0
+    runtime.delay = 5.0
     engines, _ = engines_of(detector(), tmp_path, warm_start=False)
     engines.interrupt()
     start = time.monotonic()
     assert engines.runs(SHAPE) is engines.network.eager
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 4
+    runtime.delay = 0.0
     assert len(engines.prepare(SHAPE)) == 4  # who asks for engines alone waits for them
 
 
@@ -499,7 +500,7 @@ def test_the_end_of_a_process_waits_for_the_engine_in_work_alone(tmp_path):
         [sys.executable, '-c', ENDS_WHILE_BUILDING, str(Path(__file__).parent), str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
     )
     assert process.returncode == 0, process.stderr
     lines = [line for line in process.stdout.splitlines() if line.startswith(('begun', 'built'))]

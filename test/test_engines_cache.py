@@ -276,7 +276,7 @@ def test_two_processes_build_each_engine_once(tmp_path):
     ]
     for process in processes:
         process.start()
-    found = [results.get(timeout=120) for _ in processes]
+    found = [results.get(timeout=500) for _ in processes]
     for process in processes:
         process.join()
     assert sorted(found[0] + found[1]) == ['built'] * 4 + ['kept'] * 4
@@ -303,7 +303,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
     results = context.Queue()
     process = context.Process(target=write_until_full, args=(tmp_path, results))
     process.start()
-    written, problem = results.get(timeout=60)
+    written, problem = results.get(timeout=500)
     process.join()
     assert written is None and 'not kept' in problem
     assert [f.name for f in tmp_path.iterdir()] == ['big.engine']

@@ -180,7 +180,7 @@ def test_a_bad_parameter_is_one_line():
         cwd='/',
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=500,
     )
     assert result.returncode == 2
     assert 'memo_momentum' in result.stderr
@@ -264,7 +264,7 @@ def test_only_building_needs_to_know_for_what(seeded_weights):
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=500,
         cwd='/',
     )
     assert process.returncode == 1

@@ -18,15 +18,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_training import draw_photos
 
 from masa_ros import cli
-from masa_ros.errors import ConfigError, WeightsError
+from masa_ros.detectors.masa import MasaDetector
+from masa_ros.errors import ConfigError, SourceError, WeightsError
 from masa_ros.models import checkpoints
 from masa_ros.models.network import MasaNetwork
 from masa_ros.models.preprocess import normalise
 from masa_ros.models.zoo import model_config
 from masa_ros.training.composites import Composites
 from masa_ros.training.cutouts import image_files, mine
-from masa_ros.training.losses import MOST_IDS, objective, sample_rois
-from masa_ros.training.replay import Memory, contrast
+from masa_ros.training.discriminants import Scatter, in_both_views
+from masa_ros.training.losses import objective, sample_rois, seen_objects
+from masa_ros.training.measure import hundred_best, retrieval
 from masa_ros.training.targets import LossConfig
 from masa_ros.training.train import Drawn, TrainConfig, to_batch, train
 
@@ -178,7 +180,7 @@ def trained_by(processes, folder, photos, *more):
         *('--learning-rate', '1e-3', '--output', folder / 'run'),
     ]
     arguments = [str(a) for a in (*command, *options, *more)]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd='/', timeout=280)
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd='/', timeout=900)
     return done.stdout + done.stderr, done.returncode
 
 
@@ -244,28 +246,77 @@ def test_frozen_parts_keep_their_weights(composites, tmp_path, model, freeze, fr
     assert changed == free and len(free) >= 4
 
 
-def test_embeddings_learn_from_scenes_that_came_before(composites, tmp_path):
-    options = {'pairs': 2, 'warmup': 5, 'workers': 0, 'precision': 'fp32', 'steps': 8}
-    config = TrainConfig('masa_nano', tmp_path, freeze=IMAGE_PART, replay=4, **options)
-    train(config, Scenes(composites, few=4))
+def test_directions_are_those_in_which_objects_differ_more_than_views():
     torch.manual_seed(0)
-    network, memory = MasaNetwork(model_config('masa_nano').network), Memory(4, seed=0)
-    start = {name: value.clone() for name, value in network.state_dict().items()}
-    trained = {
-        name.removeprefix('network.'): value
-        for name, value in load_file(tmp_path / 'checkpoint.safetensors').items()
-        if name.startswith('network.')
-    }
-    moved = {name for name, value in start.items() if not torch.equal(trained[name], value)}
-    assert {name.partition('.')[0] for name in moved} == {'appearance', 'embed'}
-    network.requires_grad_(False).eval()
-    images, targets = to_batch([Drawn(i, composites.pair(i)) for i in range(4)])
-    memory.add(network, normalise(images), targets, LossConfig())
-    losses = []
-    for state in (start, trained):
-        network.load_state_dict(state)
-        losses.append(float(contrast(network, memory.draw(4), LossConfig())['contrast']))
-    assert losses[1] < 0.7 * losses[0]
+    objects = torch.randn(4000, 2) @ torch.tensor([[1.0, 0.5], [0.0, 1.0]])
+    turned = torch.linalg.qr(torch.randn(5, 5))[0]
+
+    def features(units):
+        torch.manual_seed(1)
+        views = (torch.cat((objects, 9 * torch.randn(4000, 3)), 1) @ turned for _ in range(2))
+        return [(view + 7) * units for view in views]
+
+    outputs = []
+    for units in (torch.ones(5), torch.tensor([1.0, 1e3, 1e-3, 5.0, 0.2])):
+        scatter, (first, second) = Scatter(5), features(units)
+        for part in range(0, 4000, 1000):
+            scatter.add(first[part : part + 1000], second[part : part + 1000])
+        weights, offsets = scatter.directions(2, shrink=1e-6)
+        outputs.append([view @ weights.T + offsets for view in (first, second)])
+        both = torch.cat(outputs[-1])
+        assert both.mean(0).abs().max() < 1e-2
+        assert both.var(0).mean() == pytest.approx(1, rel=0.02)
+        assert (outputs[-1][0] - outputs[-1][1]).std() < 0.05  # what changes between views is gone
+    for one, other in zip(*outputs):
+        same = torch.nn.functional.cosine_similarity(one, other, dim=0).abs()
+        assert same.min() > 0.99, 'whatever the units'
+
+
+def test_embeddings_in_closed_form_find_objects_again(composites, tmp_path):
+    model = model_config('masa_nano')
+    options = {'pairs': 4, 'workers': 0, 'precision': 'fp32', 'closed_form': True, 'freeze': ()}
+    start = str(model.shipped_weights)
+    config = TrainConfig('masa_nano', tmp_path, start, steps=40, evaluate_every=1, **options)
+    pairs = [composites.pair(i) for i in range(900, 908)]
+
+    def again(network):
+        detector = MasaDetector(model, network, hundred_best(model='masa_nano'), 'cpu')
+        return {'retrieval': retrieval(detector, pairs)}
+
+    weights = train(config, composites, again)
+    shipped, fitted = load_file(start), load_file(weights)
+    changed = {n for n, value in shipped.items() if not torch.equal(fitted[n], value)}
+    assert {name.partition('.')[0] for name in changed} == {'appearance', 'embed'}
+    rows = read_rows(tmp_path / 'metrics.csv')
+    assert len(rows) == 40 and all(int(row['objects']) > 0 for row in rows)
+    (row,) = read_rows(tmp_path / 'evaluation.csv')
+    torch.manual_seed(0)
+    unfitted = MasaNetwork(model.network).eval()
+    checkpoints.load(unfitted, model.shipped_weights, model, ('appearance', 'embed'))
+    assert float(row['retrieval']) > again(unfitted)['retrieval'] + 0.1
+    with pytest.raises(SourceError, match='of 100 that embeddings in closed form need'):
+        train(dataclasses.replace(config, steps=1), composites)
+
+
+def test_features_are_mixed_after_pooling_as_before(composites):
+    torch.manual_seed(0)
+    network = MasaNetwork(model_config('masa_nano').network).eval()
+    images, targets = to_batch([Drawn(i, composites.pair(i)) for i in range(2)])
+    images = normalise(images)
+    looks = seen_objects(network, images, targets, LossConfig())
+    with torch.no_grad():
+        mixed, maps = network.appearance.mix(looks.pooled), network(images).appearance
+        rois = sample_rois([t.boxes[:0] for t in targets], targets, LossConfig())
+        rois = rois.some(rois.positive)
+        torch.testing.assert_close(
+            mixed, network.appearance_pool(maps, rois.boxes, rois.image), atol=1e-4, rtol=1e-4
+        )
+    first, second = in_both_views(looks)
+    both = set(looks.identity[looks.view == 0].tolist())
+    both &= set(looks.identity[looks.view == 1].tolist())
+    assert len(first) == len(second) == len(both) > 0
+    one = looks.identity == min(both)
+    torch.testing.assert_close(second[0], looks.pooled[one & (looks.view == 1)].mean(0))
 
 
 def test_parts_begin_anew_whatever_the_file_says(composites, tmp_path):
@@ -287,35 +338,8 @@ def test_parts_begin_anew_whatever_the_file_says(composites, tmp_path):
             train(begun, Scenes(composites, few=1))
     trained = load_file(tmp_path / 'out/checkpoint.safetensors')
     for name, value in before.state_dict().items():
-        if name.startswith('embed.') and value.ndim > 1:
-            assert not torch.equal(trained[f'network.{name}'], value), name
-        elif name.startswith('backbone.'):
+        if name.startswith('backbone.'):
             torch.testing.assert_close(trained[f'network.{name}'], value, atol=2e-3, rtol=1e-3)
-
-
-def test_a_memory_keeps_the_newest_scenes_and_draws_them_as_they_were(composites):
-    torch.manual_seed(0)
-    network, config = MasaNetwork(model_config('masa_nano').network).eval(), LossConfig()
-    memory = Memory(3, seed=0)
-    batches = []
-    for first in (0, 2):
-        drawn = [Drawn(i, composites.pair(i)) for i in (first, first + 1)]
-        images, targets = to_batch(drawn)
-        batches.append((normalise(images), targets))
-        memory.add(network, *batches[-1], config)
-    looks = memory.draw(10)
-    assert sorted(set(looks.scene.tolist())) == [0, 1, 2]  # the first scene of four is gone
-    (images, targets) = batches[1]
-    mixed = network.appearance.mix(looks.pooled)
-    with torch.no_grad():
-        maps = network(images).appearance
-        rois = sample_rois([t.boxes[:0] for t in targets], targets, config)
-        direct = network.appearance_pool(maps, rois.boxes, rois.image)
-    # Every box of the second batch is among them, with the features that the network pools.
-    for one in direct:
-        assert (mixed - one).abs().flatten(1).max(1).values.min() < 1e-4
-    for scene, identity in zip(looks.scene.tolist(), looks.identity.tolist()):
-        assert identity // MOST_IDS == scene
 
 
 def test_a_tutor_is_imitated(composites, tmp_path):
@@ -382,8 +406,12 @@ def test_gentle_parts_learn_at_a_tenth_of_the_rate(composites, tmp_path, gentle)
         ({'gentle': ('wheels',)}, "gentle: masa_nano has no part 'wheels'"),
         ({'tutor': ('masa_r50', 'x')}, 'tutor: masa_r50 has embeddings of 256 numbers, not of'),
         ({'tutor': ('masa_nano', '/nowhere.safetensors')}, 'nowhere'),
-        ({'replay': 2}, 'replay: for embeddings with maps of their own'),
-        ({'replay': 2, 'model': 'masa_nano2', 'freeze': IMAGE_PART}, 'replay: for embeddings'),
+        (
+            {'closed_form': True, 'model': 'masa_nano2', 'weights': 'any'},
+            'closed_form: for models with linear',
+        ),
+        ({'closed_form': True, 'weights': 'any', 'resume': True}, 'not to be resumed'),
+        ({'closed_form': True}, 'closed_form: from weights'),
         ({'model': 'masa_nono'}, 'masa_nono'),
         ({'weights': '/nowhere.safetensors'}, 'nowhere'),
     ],

@@ -227,7 +227,7 @@ class NetworkConfig:
     box_convs, box_widths: of the box head.
     appearance: channels of the maps that embeddings alone are pooled from; 0: they are pooled
         from the pyramid.
-    embed_convs, embed_groups, embed_width, embedding, temperature: of the embedding head.
+    embed_convs, embed_groups, embed_width, embedding, temperature: of ``heads.EmbeddingHead``.
     masks: the light mask head, None for networks without; SAM brings its own.
     dense: one-stage proposals in place of proposal network and box head.
 

@@ -177,8 +177,7 @@ class EmbeddingHead(nn.Module):
     dot products are cosines / temperature, the logits of the contrastive loss and of the
     bi-softmax alike. The released models leave them as they are (0).
 
-    ``direct``: a linear part beside the others, which have norms and so forget how bright and how
-    strong in colour a box is.
+    Without ``convs`` and with a ``width`` of 0 the embedding is linear in the features.
     """
 
     def __init__(
@@ -189,28 +188,28 @@ class EmbeddingHead(nn.Module):
         width: int,
         embedding: int,
         temperature: float,
-        direct: bool = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature
         self.convs = nn.ModuleList(
             ConvNorm(channels, channels, groups=groups, relu=True) for _ in range(convs)
         )
-        self.fcs = _hidden(channels, 7, [width])
-        self.embed = nn.Linear(width, embedding)
-        self.direct = nn.Linear(channels * 7 * 7, embedding, bias=False) if direct else None
+        self.fcs = _hidden(channels, 7, [width] if width else [])
+        self.embed = nn.Linear(width or channels * 7 * 7, embedding)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the embedding is linear in the features, but for its length."""
+        return not (self.convs or self.fcs)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, 7, 7) -> (N, E)."""
-        given = features
         for conv in self.convs:
             features = conv(features)
         x = features.flatten(1)
         for fc in self.fcs:
             x = F.relu(fc(x))
         x = self.embed(x)
-        if self.direct is not None:
-            x = x + self.direct(given.flatten(1))
         if self.temperature:
             x = F.normalize(x.float(), dim=1) / math.sqrt(self.temperature)
         return x

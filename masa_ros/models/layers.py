@@ -82,6 +82,7 @@ class AppearanceMaps(nn.Module):
 
     def __init__(self, channels_in: Sequence[int], channels: int) -> None:
         super().__init__()
+        self.channels_in, self.channels = tuple(channels_in), channels
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in channels_in)
 
     def forward(self, maps: BackboneMaps) -> list[Tensor]:
@@ -109,6 +110,14 @@ class AppearanceMaps(nn.Module):
         weights, biases = zip(*(lateral.parameters() for lateral in self.lateral))
         bias = torch.stack(biases).sum(0)[:, None, None, None]
         return F.conv2d(pooled, torch.cat((*weights, bias), 1))
+
+    @torch.no_grad()
+    def set(self, weights: Tensor, bias: Tensor) -> None:
+        """Make maps of ``unmixed`` by weights (channels, sum of ``channels_in``) and a bias."""
+        for lateral, part in zip(self.lateral, weights.split(self.channels_in, 1)):
+            own_weight, own_bias = lateral.parameters()
+            own_weight.copy_(part[:, :, None, None])
+            own_bias.copy_(bias if lateral is self.lateral[0] else torch.zeros_like(bias))
 
     def _means(self, finest: Tensor) -> list[Tensor]:
         out = [finest]

@@ -137,7 +137,6 @@ class MasaNetwork(nn.Module):
             config.embed_width,
             config.embedding,
             config.temperature,
-            direct=bool(config.appearance),
         )
 
     def forward(self, images: Tensor) -> Features:

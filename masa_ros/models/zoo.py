@@ -30,9 +30,8 @@ _NANO = ModelConfig(
         roi_samples=2,
         roi_levels=3,
         appearance=48,
-        embed_convs=2,
-        embed_groups=16,
-        embed_width=256,
+        embed_convs=0,
+        embed_width=0,
         embedding=128,
         temperature=0.07,
         masks=MaskConfig(detail=32, convs=3),
@@ -55,7 +54,9 @@ _NANO3 = dataclasses.replace(
     _NANO,
     name='masa_nano3',
     formerly='masa_nano',
-    network=dataclasses.replace(_NANO.network, appearance=0),
+    network=dataclasses.replace(
+        _NANO.network, appearance=0, embed_convs=2, embed_groups=16, embed_width=256
+    ),
     weights='',
 )
 

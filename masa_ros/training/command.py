@@ -66,11 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None
         help='parts that begin with random weights all the same, see --freeze',
     )
     parser.add_argument(
-        '--replay',
-        type=int,
-        default=0,
-        metavar='UPDATES',
-        help='where only embeddings learn: of the weights for every batch, from all scenes so far',
+        '--closed-form',
+        action='store_true',
+        help='nothing learns step by step: the embeddings are discriminants of all scenes',
     )
     parser.add_argument(
         '--tutor',
@@ -292,7 +290,7 @@ def _train(arguments: argparse.Namespace, device: str) -> None:
         output=arguments.output,
         weights=arguments.weights,
         anew=tuple(arguments.anew),
-        replay=arguments.replay,
+        closed_form=arguments.closed_form,
         tutor=named_file('--tutor', arguments.tutor) if arguments.tutor else ('', ''),
         device=device,
         precision=arguments.precision,

@@ -31,7 +31,7 @@ from masa_ros.training.dense_losses import dense_loss, dense_proposals, keep_los
 from masa_ros.training.mask_losses import mask_loss, outline_loss
 from masa_ros.training.targets import LossConfig, Rois, Target, match, pick
 
-MOST_IDS = 1 << 16  # of one scene
+_MOST_IDS = 1 << 16  # of one scene
 
 
 def proposal_loss(
@@ -270,15 +270,7 @@ def _looks(pooled: Tensor, rois: Rois, targets: list[Target]) -> Looks:
     pairs = len(targets) // 2
     ids = torch.cat([t.ids for t in targets])[rois.place(targets)]
     scene = parallel.rank() * pairs + rois.image % pairs
-    return Looks(pooled, scene * MOST_IDS + ids, rois.image // pairs, scene)
-
-
-def only_embeddings_learn(network: MasaNetwork) -> bool:
-    """Tell whether embeddings have maps of their own and everything else is frozen."""
-    learning = {
-        name.partition('.')[0] for name, p in network.named_parameters() if p.requires_grad
-    }
-    return network.appearance is not None and learning <= {'appearance', 'embed'}
+    return Looks(pooled, scene * _MOST_IDS + ids, rois.image // pairs, scene)
 
 
 def seen_objects(

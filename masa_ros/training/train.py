@@ -31,9 +31,9 @@ from masa_ros.models.preprocess import normalise
 from masa_ros.models.zoo import model_config
 from masa_ros.training import loop, parallel
 from masa_ros.training.data import Scenes
+from masa_ros.training.discriminants import Discriminants
 from masa_ros.training.figures import Figures
-from masa_ros.training.losses import objective, only_embeddings_learn
-from masa_ros.training.replay import Memory, contrast
+from masa_ros.training.losses import objective, seen_objects
 from masa_ros.training.targets import LossConfig, Target
 from masa_ros.training.views import Known, ViewPair
 
@@ -51,9 +51,8 @@ class TrainConfig:
     output: folder for weights, checkpoint and metrics.
     weights: file to start from; '' for random weights.
     anew: parts of the network that begin with random weights, whatever is in that file.
-    replay: where embeddings with maps of their own alone learn: updates of the weights for every
-        batch of scenes, each from as many scenes drawn of those that came so far. 0: one, from
-        the batch.
+    closed_form: nothing learns step by step; the embeddings, anew, are discriminants of what is
+        in all scenes, see ``discriminants``.
     tutor: model and file of a network whose embeddings are imitated, '' for none.
     steps: length of the run; the learning rate falls to zero over them.
     minutes: stop earlier when that much time has passed, 0 for no limit. The learning rate then
@@ -86,7 +85,7 @@ class TrainConfig:
     output: Path
     weights: str = ''
     anew: tuple[str, ...] = ()
-    replay: int = 0
+    closed_form: bool = False
     tutor: tuple[str, str] = ('', '')
     steps: int = 4000
     minutes: float = 0.0
@@ -173,7 +172,7 @@ def _same(drawn: list[Drawn | MasaError]) -> list[Drawn | MasaError]:
 
 
 _GENTLE = 0.1  # of the learning rate
-_REMEMBERED = 8000  # scenes, about a megabyte each at most
+_EMBEDDINGS = ('appearance', 'embed')
 
 
 def _frozen(config: TrainConfig, network: NetworkConfig) -> tuple[str, ...]:
@@ -209,11 +208,20 @@ class _State:
         if not model.network.levels:
             raise ConfigError(f'model: {model.name} has nothing that is trained here')
         self.network = MasaNetwork(model.network)
-        for name in config.anew:
+        anew = config.anew
+        self.discriminants: Discriminants | None = None
+        if config.closed_form:
+            if config.resume or not config.weights or parallel.processes() > 1:
+                text = 'closed_form: from weights, in one process, and not to be resumed'
+                raise ConfigError(text)
+            self.discriminants = Discriminants(self.network)
+            anew = (*anew, *_EMBEDDINGS)
+        for name in anew:
             self._part('anew', name)
         if config.weights:
-            checkpoints.load(self.network, Path(config.weights), model, config.anew)
-        self.network.to(device).to(memory_format=torch.channels_last).train()
+            checkpoints.load(self.network, Path(config.weights), model, anew)
+        self.network.to(device).to(memory_format=torch.channels_last)
+        self.network.train(not config.closed_form)
         self.average = MasaNetwork(model.network).to(device).eval()
         self.average.load_state_dict(self.network.state_dict())
         if parallel.processes() > 1:
@@ -242,15 +250,8 @@ class _State:
         if config.weights and model.network.dense is not None and not gentle.isdisjoint(learning):
             self.guide = copy.deepcopy(self.average).requires_grad_(False)
         self.tutor = _tutor(config, self.network, device)
-        alone = only_embeddings_learn(self.network) and self.tutor is None
-        if config.replay and not (alone and parallel.processes() == 1):
-            raise ConfigError(
-                'replay: for embeddings with maps of their own, everything else frozen, without '
-                'a tutor, in one process'
-            )
         self.learning = learning
-        self._updates_a_step = config.replay or 1
-        self.step, self.updates, self.seconds = 0, 0, 0.0
+        self.step, self.seconds = 0, 0.0
         self.left_out: dict[str, str] = {}  # photographs, and why
 
     def _part(self, option: str, name: str) -> nn.Module:
@@ -275,8 +276,13 @@ class _State:
         if not bool(norm.isfinite()):
             raise FloatingPointError(f'step {self.step}: the gradient is not finite')
         self.optimiser.step()
-        self.updates += 1
-        loop.average(self.average, self.network, ema, self.updates)
+        loop.average(self.average, self.network, ema, self.step + 1)
+
+    def finish(self) -> None:
+        """Do what can be done at the end of a run alone."""
+        if self.discriminants is not None:
+            self.discriminants.finish()
+            self.average.load_state_dict(self.network.state_dict())
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -287,7 +293,6 @@ class _State:
         """Go on from a checkpoint; raises WeightsError when it is none of this run."""
         networks = {'network': self.network, 'average': self.average}
         self.step, self.seconds = loop.load(path, networks, self.optimiser)
-        self.updates = self.step * self._updates_a_step
 
 
 def train(
@@ -349,7 +354,8 @@ def _train(
     def save() -> None:
         if not main:
             return
-        state.save(checkpoint)
+        if not config.closed_form:
+            state.save(checkpoint)
         (config.output / 'config.json').write_text(json.dumps(described, indent=1) + '\n')
         metadata = {
             'model': config.model,
@@ -369,10 +375,12 @@ def _train(
             if metrics is not None:
                 metrics.write('metrics', state.step, {'seconds': state.seconds, **values})
                 due = config.evaluate_every and state.step % config.evaluate_every == 0
-                if evaluate is not None and due:
+                if evaluate is not None and due and not config.closed_form:
                     metrics.write('evaluation', state.step, evaluate(state.average))
-            if state.step % config.save_every == 0:
+            if state.step % config.save_every == 0 and not config.closed_form:
                 save()
+        if metrics is not None and evaluate is not None and config.closed_form:
+            metrics.write('evaluation', state.step, evaluate(state.average))
     save()
     left_out = parallel.union(state.left_out)
     if left_out and main:
@@ -407,7 +415,6 @@ def _steps(
     begin = time.perf_counter() - state.seconds
     half = torch.autocast(device.type, torch.bfloat16, enabled=config.precision != 'fp32')
     late = False
-    memory = Memory(_REMEMBERED, config.seed) if config.replay else None
     for given in bar:
         drawn = []
         for item in given:
@@ -425,30 +432,27 @@ def _steps(
         if progress >= config.heads_after and not late:
             late = True
             state.only_embedding()
-        rate = loop.rate(progress, state.updates, config.warmup)
+        rate = loop.rate(progress, state.step, config.warmup)
         for group in state.optimiser.param_groups:
             group['lr'] = config.learning_rate * rate * group['share']
         images, targets = to_batch(drawn)
         targets = [target.to(device) for target in targets]
         inputs = normalise(images.to(device, non_blocking=True))
-        if memory is None:
+        if state.discriminants is None:
             with half:
                 losses = objective(
                     state.network, inputs, targets, config.losses, state.guide, state.tutor
                 )
             state.learn(losses, config.clip, config.ema)
+            parts = {n: parallel.total(float(x.detach()), device) for n, x in losses.items()}
+            values = {'total': sum(parts.values()), **parts}
         else:
             with half:
-                memory.add(state.network, inputs, targets, config.losses)
-            for _ in range(config.replay):
-                with half:
-                    losses = contrast(state.network, memory.draw(pairs), config.losses)
-                state.learn(losses, config.clip, config.ema)
+                looks = seen_objects(state.network, inputs, targets, config.losses)
+            values = {'objects': state.discriminants.add(looks, progress)}
         state.step += 1
-        values = {
-            name: parallel.total(float(value.detach()), device) for name, value in losses.items()
-        }
-        total = sum(values.values())
         if state.step % 20 == 0:
-            bar.set_postfix({'loss': f'{total:.2f}'})
-        yield {'total': total, **values}
+            name, value = next(iter(values.items()))
+            bar.set_postfix({name: f'{value:.2f}'})
+        yield values
+    state.finish()
