@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from conftest import scene
-from ros_harness import PATIENCE, Harness, jpeg
+from ros_harness import ENDS, PATIENCE, Harness, jpeg
 from sensor_msgs.msg import CompressedImage, Image
 
 from masa_ros.nodes.messages import stamp_to_ns
@@ -139,8 +139,7 @@ class Scene:
         """Tell whether every image that was received is in one of the counters, at rest."""
 
         def adds_up() -> bool:
-            names = ('processed', 'skipped', 'rejected', 'failed')
-            return self.count('received') == sum(map(self.count, names)) > 0
+            return self.count('received') == sum(map(self.count, ENDS)) > 0
 
         return self.harness.until(adds_up)
 

@@ -23,6 +23,7 @@ from masa_ros.nodes.tracker_node import TrackerNode
 
 SECOND = 1_000_000_000
 PATIENCE = 60.0  # what only a mistake needs, in seconds: no machine of the tests is so slow
+ENDS = ('processed', 'skipped', 'rejected', 'failed')  # one of them for every image received
 
 
 class Harness:
@@ -102,21 +103,19 @@ class Harness:
 
     def account(self):
         """Images that the first camera received, and how many of them something became of."""
-        seen = self.cameras[0].statistics
-        return seen.received, seen.processed + seen.skipped + seen.failed + seen.rejected.total()
+        figures = self.cameras[0].statistics.report()
+        return figures['received'], sum(figures[name] for name in ENDS)
 
     def report(self, key):
         """A value of the newest diagnostics, '' when it is not there."""
-        return next(iter(self.reports(key)), '')
+        return next(self.reports(key), '')
 
     def reports(self, key):
-        """Values of all diagnostics that came, the newest first."""
-        return [
-            next((v.value for v in status.values if v.key == key), '')
-            for message in reversed(self.diagnostics)
-            for status in message.status
-            if status.name == 'masa_tracker'
-        ]
+        """Give the values of all diagnostics that came, the newest first."""
+        for message in reversed(self.diagnostics):
+            for status in message.status:
+                if status.name == 'masa_tracker':
+                    yield next((v.value for v in status.values if v.key == key), '')
 
 
 def tracking(weights, **overrides):
@@ -143,6 +142,17 @@ def call(harness, kind, name, request):
 def warned(capfd, words):
     """Lines with these words that the node logged since the last call."""
     return [line for line in capfd.readouterr().err.splitlines() if words in line]
+
+
+def logs(harness, capfd, words):
+    """Wait until the node has logged these words, which may come in pieces."""
+    heard = []
+
+    def now():
+        heard.append(capfd.readouterr().err)
+        return words in ''.join(heard)
+
+    return harness.until(now)
 
 
 def set_parameter(harness, name, value):

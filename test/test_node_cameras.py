@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from conftest import scene
-from ros_harness import Harness, Peer, warned
+from ros_harness import Harness, Peer, logs
 
 from masa_ros import methods
 
@@ -121,6 +121,6 @@ def test_cameras_must_have_names_of_topics(seeded_weights, capfd):
     for names, words in ((['front', 'front'], 'names one twice'), (['a b'], "'a b'")):
         harness = Harness({'weights': str(seeded_weights), 'cameras': names})
         try:
-            assert harness.until(lambda words=words: warned(capfd, words))
+            assert logs(harness, capfd, words)
         finally:
             harness.close()

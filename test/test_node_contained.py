@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from engine_kit import Pretended
 from rcl_interfaces.msg import Log
 from rclpy.parameter import Parameter
-from ros_harness import PATIENCE, SECOND, Harness
+from ros_harness import PATIENCE, SECOND, Harness, logs
 from rosgraph_msgs.msg import Clock
 
 from masa_ros import cli, methods
@@ -222,8 +222,9 @@ def test_offered_images_wait_for_their_detections_too(given):
 def test_given_detections_without_vision_msgs_say_so(parameters, made, capfd, monkeypatch):
     for name in ('vision_msgs', 'vision_msgs.msg'):
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr('masa_ros.nodes.messages.VISION', None)
     harness = made(parameters | {'given_detections': True})
-    assert harness.until(lambda: 'ros-$ROS_DISTRO-vision-msgs' in capfd.readouterr().err)
+    assert logs(harness, capfd, 'ros-$ROS_DISTRO-vision-msgs')
 
 
 # What fails

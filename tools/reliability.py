@@ -30,8 +30,9 @@ def main() -> int:
         for name, fault in FAULTS.items():
             weights = seeded_weights_file(Path(folder) / f'{name}.safetensors')
             observed = run(fault, str(weights))
-            broken += not observed.good()
-            kept = 'yes' if observed.good() else '**no**'
+            good = observed.good()
+            broken += not good
+            kept = 'yes' if good else '**no**'
             rows.append(f'| {fault.what} | {fault.promise} | {observed} | {kept} |')
             print(rows[-1], flush=True)
     write_between(PAGE, 'faults', '\n'.join(rows) + '\n')

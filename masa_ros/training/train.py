@@ -351,6 +351,10 @@ def _train(
     described['tutor'] = [config.tutor[0], Path(config.tutor[1]).name]
     main = parallel.rank() == 0
 
+    def due(every: int) -> bool:
+        # In closed form there is nothing to keep or to measure before the end.
+        return not config.closed_form and every > 0 and state.step % every == 0
+
     def save() -> None:
         if not main:
             return
@@ -374,10 +378,9 @@ def _train(
         for values in _steps(config, state, scenes, device):
             if metrics is not None:
                 metrics.write('metrics', state.step, {'seconds': state.seconds, **values})
-                due = config.evaluate_every and state.step % config.evaluate_every == 0
-                if evaluate is not None and due and not config.closed_form:
+                if evaluate is not None and due(config.evaluate_every):
                     metrics.write('evaluation', state.step, evaluate(state.average))
-            if state.step % config.save_every == 0 and not config.closed_form:
+            if due(config.save_every):
                 save()
         if metrics is not None and evaluate is not None and config.closed_form:
             metrics.write('evaluation', state.step, evaluate(state.average))
